@@ -1,0 +1,1 @@
+"""What may be asked for, and the doors to ask. No torch in here."""

@@ -1,0 +1,78 @@
+"""``/v1/jobs`` and ``/v1/kinds``."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query
+
+from jobs import requests, submissions
+from jobs.api.access import Opened, TenantId
+from jobs.api.bodies import Job, JobPage, Kind
+from jobs.submissions import JobSubmission
+from storage import views
+from storage.lifecycle import JobStatus
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(max_length=200, description="The same key and request give the same answer again."),
+]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.post("/jobs", status_code=202)
+def submit(
+    submission: JobSubmission,
+    tenant_id: TenantId,
+    services: Opened,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
+    """Queue one job."""
+    job_id = submissions.submit_job(
+        services, tenant_id, submission, idempotency_key=idempotency_key
+    )
+    return Job.of(requests.job(services, tenant_id, job_id))
+
+
+@router.get("/jobs")
+def list_jobs(
+    tenant_id: TenantId,
+    services: Opened,
+    campaign: UUID | None = None,
+    status: JobStatus | None = None,
+    after: Annotated[UUID | None, Query(description="`next` of the page before.")] = None,
+    limit: Limit = 100,
+) -> JobPage:
+    """The jobs of your tenant, oldest first."""
+    with services.engine.begin() as connection:
+        found = views.jobs(
+            connection, tenant_id, campaign_id=campaign, status=status, after=after, limit=limit
+        )
+    return JobPage.of(found, limit)
+
+
+@router.get("/jobs/{job_id}")
+def show(job_id: UUID, tenant_id: TenantId, services: Opened) -> Job:
+    """One job: its status, and its artifacts once it has succeeded."""
+    return Job.of(requests.job(services, tenant_id, job_id))
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(job_id: UUID, tenant_id: TenantId, services: Opened) -> Job:
+    """Cancel a job; one that is running stops between two steps."""
+    requests.cancel_job(services, tenant_id, job_id)
+    return Job.of(requests.job(services, tenant_id, job_id))
+
+
+@router.post("/jobs/{job_id}/retry", status_code=202)
+def retry(job_id: UUID, tenant_id: TenantId, services: Opened) -> Job:
+    """Queue a failed or cancelled job again."""
+    requests.retry_job(services, tenant_id, job_id)
+    return Job.of(requests.job(services, tenant_id, job_id))
+
+
+@router.get("/kinds")
+def kinds(_: TenantId, services: Opened) -> list[Kind]:
+    """What can be made, with a request that works as it stands."""
+    return [Kind.model_validate(kind) for kind in requests.kinds(services)]

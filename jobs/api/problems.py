@@ -1,0 +1,91 @@
+"""Every error as an RFC 9457 problem (``application/problem+json``)."""
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+
+from jobs.problems import BadInputError, ConflictError, NotFoundError, Problem, from_errors
+from storage.ledger.cancel import WrongStateError
+
+_log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem(
+    status: HTTPStatus,
+    detail: str,
+    errors: Sequence[Problem] = (),
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """The response for one problem; ``errors`` has an entry per field that is wrong."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "detail": detail,
+    }
+    if errors:
+        body["errors"] = [error.as_dict() for error in errors]
+    return JSONResponse(body, status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _body_model(request: Request) -> type[BaseModel] | None:
+    """What the body should have been, for hints."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    return body.field_info.annotation if body else None
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Have ``app`` answer every error as a problem."""
+
+    @app.exception_handler(BadInputError)
+    def bad_input(_: Request, error: BadInputError) -> JSONResponse:
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), error.problems)
+
+    @app.exception_handler(RequestValidationError)
+    def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
+        # The first part of a location is body, path, query or header.
+        errors = [{**item, "loc": item["loc"][1:] or item["loc"]} for item in error.errors()]
+        problems = from_errors(errors, _body_model(request))
+        detail = "\n".join(str(item) for item in problems)
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, problems)
+
+    @app.exception_handler(NotFoundError)
+    def not_found(_: Request, error: NotFoundError) -> JSONResponse:
+        return problem(HTTPStatus.NOT_FOUND, str(error))
+
+    @app.exception_handler(ConflictError)
+    def conflict(_: Request, error: ConflictError) -> JSONResponse:
+        return problem(HTTPStatus.CONFLICT, str(error))
+
+    @app.exception_handler(WrongStateError)
+    def wrong_state(_: Request, error: WrongStateError) -> JSONResponse:
+        return problem(HTTPStatus.CONFLICT, f"not possible: it is {error.status}")
+
+    @app.exception_handler(HTTPException)
+    def http(_: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers) if error.headers else None
+        return problem(HTTPStatus(error.status_code), str(error.detail), headers=headers)
+
+    @app.exception_handler(DBAPIError)
+    def database(_: Request, error: DBAPIError) -> JSONResponse:
+        _log.error("the database does not answer: %s", error.orig)
+        return problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "the database does not answer; try again",
+            headers={"Retry-After": "5"},
+        )
+
+    @app.exception_handler(Exception)
+    def unexpected(_: Request, error: Exception) -> JSONResponse:
+        _log.error("unexpected error", exc_info=error)
+        return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an unexpected error; it was logged")

@@ -1,0 +1,123 @@
+"""``presswork job``."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from pydantic import ValidationError
+
+from jobs import requests, submissions
+from jobs.campaigns import file as campaign_file
+from jobs.cli.output import DataOption, JsonFlag, answer, opened
+from jobs.problems import BadInputError, Problem, from_validation
+from jobs.services import Services
+from jobs.submissions import JobSubmission
+from storage.lifecycle import FINAL, JobStatus
+from storage.views import JobView
+
+commands = typer.Typer(no_args_is_help=True, help="Submit single jobs and follow them.")
+
+IdArgument = Annotated[UUID, typer.Argument(help="The job's id.")]
+
+LOOK_S = 0.25
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add ``job`` and ``kinds``."""
+    app.add_typer(commands, name="job")
+    app.command()(kinds)
+
+
+@commands.command()
+def submit(
+    file: Annotated[Path, typer.Argument(help="JSON, as the body of POST /v1/jobs.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Until it is over.")] = False,
+    data: DataOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Submit one job."""
+    submission = read_submission(file)
+    with opened(data) as (services, tenant_id):
+        job_id = submissions.submit_job(services, tenant_id, submission)
+        if wait:
+            _wait(services, tenant_id, job_id)
+        view = requests.job(services, tenant_id, job_id)
+    answer(view, as_json=as_json, text=job_summary(view) if wait else str(job_id))
+    if wait and view.status is not JobStatus.SUCCEEDED:
+        raise typer.Exit(1)
+
+
+def read_submission(path: Path) -> JobSubmission:
+    """The job in a JSON file.
+
+    Raises:
+        BadInputError: naming the file and each field that is wrong.
+    """
+    try:
+        given = campaign_file.parse_json(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise BadInputError(Problem(f"cannot be read: {error.strerror}", str(path))) from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(Problem("is not UTF-8", str(path))) from error
+    try:
+        return JobSubmission.model_validate(given)
+    except ValidationError as error:
+        raise BadInputError(*from_validation(error, JobSubmission)) from error
+
+
+def _wait(services: Services, tenant_id: UUID, job_id: UUID) -> None:
+    while requests.job(services, tenant_id, job_id).status not in FINAL:
+        time.sleep(LOOK_S)
+
+
+@commands.command()
+def status(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
+    """Show one job."""
+    with opened(data) as (services, tenant_id):
+        view = requests.job(services, tenant_id, job_id)
+    answer(view, as_json=as_json, text=job_summary(view))
+
+
+@commands.command()
+def cancel(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
+    """Cancel a job; one that is running stops between two steps."""
+    with opened(data) as (services, tenant_id):
+        requests.cancel_job(services, tenant_id, job_id)
+        view = requests.job(services, tenant_id, job_id)
+    answer(view, as_json=as_json, text=job_summary(view))
+
+
+@commands.command()
+def retry(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
+    """Queue a failed or cancelled job again."""
+    with opened(data) as (services, tenant_id):
+        requests.retry_job(services, tenant_id, job_id)
+        view = requests.job(services, tenant_id, job_id)
+    answer(view, as_json=as_json, text=job_summary(view))
+
+
+def kinds(data: DataOption = None, as_json: JsonFlag = False) -> None:
+    """Show what can be made, each with an example."""
+    with opened(data) as (services, _):
+        found = requests.kinds(services)
+    lines = [
+        f"{kind['name']}: {kind['summary']} Models: {', '.join(kind['models'])}\n"
+        f"{json.dumps(kind['example'], indent=2)}"
+        for kind in found
+    ]
+    answer(found, as_json=as_json, text="\n\n".join(lines))
+
+
+def job_summary(view: JobView) -> str:
+    """The job in a few lines."""
+    text = f"{view.id}: {view.kind}, {view.status.value}, attempt {view.attempts}"
+    if view.cancel_requested and view.status is JobStatus.RUNNING:
+        text += ", to be cancelled"
+    if view.error:
+        text += f"\n  {view.error['code']}: {view.error['message']}"
+    for artifact in view.artifacts:
+        text += f"\n  {artifact.object_key} ({artifact.size_bytes} bytes, {artifact.sha256})"
+    return text

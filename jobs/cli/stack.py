@@ -1,0 +1,126 @@
+"""``presswork up`` and ``presswork run``: everything on this machine."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Annotated
+
+import typer
+
+from jobs import export as exports
+from jobs import requests, settings, stackfile, submissions
+from jobs.campaigns import file as campaign_file
+from jobs.cli.campaigns import FileArgument, OutOption, exit_for, export_summary
+from jobs.cli.output import DataOption, JsonFlag, answer, notes, opened
+from jobs.cli.progress import summary, watch
+from jobs.logs import set_up_logging
+from jobs.stackfile import StackInfo
+from jobs.standalone.stack import Stack
+from storage.models import BUILT_IN
+
+POLL_S = 0.5
+
+DevicesOption = Annotated[
+    str, typer.Option("--devices", help="cpu, cpu:N, GPU numbers such as 0,1, or all.")
+]
+PortOption = Annotated[int | None, typer.Option(min=1, max=65535)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add ``up`` and ``run``."""
+    app.command()(up)
+    app.command()(run)
+
+
+def up(
+    data: DataOption = None,
+    devices: DevicesOption = "all",
+    api_port: PortOption = None,
+    postgres_port: PortOption = None,
+    valkey_port: PortOption = None,
+    s3_port: PortOption = None,
+) -> None:
+    """Start the local stack and keep it running until Ctrl-C."""
+    set_up_logging()
+    given = {"api": api_port, "postgres": postgres_port, "valkey": valkey_port, "s3": s3_port}
+    stack = Stack(
+        data or settings.data_dir(),
+        given_ports={name: port for name, port in given.items() if port is not None},
+        devices=devices,
+        say=notes.print,
+    )
+    with _stop_signals() as stop, stack:
+        notes.print(_where(stack.info))
+        while not stop.wait(POLL_S):
+            stack.poll()
+        notes.print("stopping")
+
+
+def run(
+    file: FileArgument,
+    out: OutOption,
+    data: DataOption = None,
+    devices: DevicesOption = "all",
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a campaign from its file to its outputs, on a stack of its own if none is running."""
+    spec = campaign_file.load(file)
+    data = data or settings.data_dir()
+    with ExitStack() as cleanup:
+        stop = cleanup.enter_context(_stop_signals())
+        poll: Callable[[], None] = lambda: None  # noqa: E731
+        if stackfile.read(data) is None and not _all_external():
+            set_up_logging()
+            poll = cleanup.enter_context(Stack(data, devices=devices, say=notes.print)).poll
+
+        def meanwhile() -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            poll()
+
+        services, tenant_id = cleanup.enter_context(opened(data))
+        campaign_id = submissions.submit_campaign_file(services, tenant_id, file, spec)
+        notes.print(f"campaign {campaign_id}")
+        watch(services, tenant_id, campaign_id, meanwhile=meanwhile)
+        view = requests.campaign(services, tenant_id, campaign_id)
+        written = exports.export_campaign(services, view, tenant_id, out)
+    text = f"{summary(view)}\n{export_summary(written)}"
+    models = {creative.request.get("model") or spec.model for creative in spec.creatives}
+    if models & _noise_by_design():
+        text += "\n  (debug-diffusion has random weights: its pictures are noise by design)"
+    answer({"campaign": view, "export": written}, as_json=as_json, text=text)
+    exit_for(view)
+
+
+def _noise_by_design() -> set[str | None]:
+    # None: the kind's default, which is the debug model until a trained one is there.
+    return {None, *(name for name in BUILT_IN if name.startswith("debug-"))}
+
+
+def _all_external() -> bool:
+    return settings.external_services() >= settings.SERVICES.keys()
+
+
+def _where(info: StackInfo) -> str:
+    return (
+        f"[bold]Presswork is up[/bold]: {info.api_url}/docs\n"
+        f"  API key and URLs: {info.data / 'stack.json'}\n"
+        f"  logs:             {info.data / 'logs'}\n"
+        "Ctrl-C stops it."
+    )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C as an event, so that what was started is stopped in order."""
+    stop = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

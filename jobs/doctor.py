@@ -1,0 +1,130 @@
+"""Looks at each service and says what to do about what is wrong."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from jobs.services import Services, open_services
+from jobs.settings import Settings
+from storage import database, workers
+from storage.objects import ObjectStoreError
+
+POSTGRES_OLDEST = 180_000
+WORKER_SEEN_S = 60
+SKEW_S = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one look found."""
+
+    name: str
+    ok: bool
+    says: str
+    advice: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Everything, in the order in which one thing needs another."""
+    with open_services(settings, "presswork doctor", pool_size=1) as services:
+        return list(_findings(services))
+
+
+def _findings(services: Services) -> Iterator[Finding]:
+    database_answers = _database(services.engine)
+    yield database_answers
+    if database_answers.ok:
+        yield from (look(services.engine) for look in (_schema, _clock, _workers))
+    yield _broker(services)
+    yield _bucket(services)
+
+
+def _database(engine: Engine) -> Finding:
+    try:
+        with engine.begin() as connection:
+            version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
+    except DBAPIError as error:
+        return Finding(
+            "database",
+            ok=False,
+            says=str(error.orig).strip(),
+            advice="start PostgreSQL (`presswork up`), or correct PRESSWORK_DATABASE_URL",
+        )
+    return Finding(
+        "database",
+        ok=version >= POSTGRES_OLDEST,
+        says=f"PostgreSQL {version // 10_000}.{version % 10_000}",
+        advice="use PostgreSQL 18 or newer: ids come from uuidv7()",
+    )
+
+
+def _schema(engine: Engine) -> Finding:
+    current, newest = database.revision(engine), database.newest_revision()
+    return Finding(
+        "schema",
+        ok=current == newest,
+        says=f"at {current}, the newest is {newest}",
+        advice="run `presswork migrate`",
+    )
+
+
+def _clock(engine: Engine) -> Finding:
+    with engine.begin() as connection:
+        theirs: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    skew_s = (datetime.now(UTC) - theirs).total_seconds()
+    return Finding(
+        "clock",
+        ok=abs(skew_s) < SKEW_S,
+        says=f"{skew_s:+.1f} s from the database's",
+        advice="set this machine's clock: S3 refuses requests that are signed at a wrong time",
+    )
+
+
+def _workers(engine: Engine) -> Finding:
+    try:
+        live = workers.live(engine, within_s=WORKER_SEEN_S)
+    except DBAPIError:
+        live = []
+    return Finding(
+        "workers",
+        ok=bool(live),
+        says=", ".join(live) if live else f"none was seen in the last {WORKER_SEEN_S} s",
+        advice="start one with `presswork worker --devices all`",
+    )
+
+
+def _broker(services: Services) -> Finding:
+    waiting = services.wake_ups.waiting(services.settings.pool)
+    return Finding(
+        "broker",
+        ok=waiting is not None,
+        says="does not answer" if waiting is None else f"answers, {waiting} wake-ups waiting",
+        advice="start Valkey (`presswork up`), or correct PRESSWORK_BROKER_URL; work goes on "
+        "without it, at the pace of the workers' own looks",
+    )
+
+
+def _bucket(services: Services) -> Finding:
+    key, body = f"doctor/{uuid4()}", b"presswork doctor"
+    try:
+        services.objects.put(key, body, "text/plain")
+        same = services.objects.get(key) == body
+        services.objects.delete([key])
+    except ObjectStoreError as error:
+        return Finding(
+            "bucket",
+            ok=False,
+            says=str(error),
+            advice="start the object store (`presswork up`), or correct PRESSWORK_S3_ENDPOINT, "
+            "PRESSWORK_S3_BUCKET and the AWS variables; the bucket must exist",
+        )
+    return Finding(
+        "bucket",
+        ok=same,
+        says="stores, reads and deletes" if same else "gave back other bytes than were stored",
+        advice="do not use this object store",
+    )

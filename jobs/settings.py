@@ -1,0 +1,147 @@
+"""One frozen `Settings`: from the environment, and where that is silent from a running stack."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import Engine
+
+from jobs import stackfile
+from storage import database
+from storage.objects import ObjectStore
+
+DEFAULT_DATA = Path(".presswork")
+
+
+class NotConfiguredError(Exception):
+    """No services are known: none in the environment, and no local stack is running."""
+
+    def __init__(self, missing: list[str], data: Path) -> None:
+        super().__init__(
+            f"{', '.join(missing)} not set, and no local stack is running on {data}: "
+            "start one with `presswork up`, or set the variables"
+        )
+
+
+class Settings(BaseSettings):
+    """Everything that is configured, by ``PRESSWORK_`` variables of the same names."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PRESSWORK_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    database_url: Annotated[str, Field(pattern=r"^postgresql(\+psycopg)?://")]
+    broker_url: str
+    s3_bucket: str
+    s3_endpoint: str | None = None
+    aws_access_key_id: Annotated[str | None, Field(validation_alias="AWS_ACCESS_KEY_ID")] = None
+    aws_secret_access_key: Annotated[
+        str | None, Field(validation_alias="AWS_SECRET_ACCESS_KEY")
+    ] = None
+    aws_region: Annotated[str, Field(validation_alias="AWS_REGION")] = "us-east-1"
+
+    tenant: str = "default"
+    """The tenant on whose behalf the command acts."""
+    cache_dir: Annotated[Path, Field(default_factory=lambda: Path.home() / ".cache" / "presswork")]
+    """Where workers keep model files that they have built or fetched."""
+    pool: str = "default"
+    lease_s: Annotated[float, Field(gt=0)] = 30
+    """A worker that is silent for this long loses its batch."""
+    idle_look_s: Annotated[float, Field(gt=0)] = 5
+    """How often an idle worker looks at SQL without having been woken."""
+    slice_s: Annotated[float, Field(ge=0)] = 30
+    """How long a worker stays on one batch key while others wait."""
+    sweep_s: Annotated[float, Field(gt=0)] = 2
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    link_s: Annotated[int, Field(ge=1, le=7 * 86400)] = 600
+    """How long a presigned link to an artifact is good for."""
+
+    def engine(self, application: str, *, pool_size: int = 5) -> Engine:
+        """A new engine for the database."""
+        url = self.database_url
+        if url.startswith("postgresql://"):
+            url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        return database.connect(url, application=application, pool_size=pool_size)
+
+    def objects(self) -> ObjectStore:
+        """The bucket."""
+        return ObjectStore(
+            self.s3_endpoint,
+            self.s3_bucket,
+            access_key_id=self.aws_access_key_id,
+            secret_access_key=self.aws_secret_access_key,
+            region=self.aws_region,
+        )
+
+
+SERVICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "postgres": ("PRESSWORK_DATABASE_URL",),
+        "valkey": ("PRESSWORK_BROKER_URL",),
+        "s3": (
+            "PRESSWORK_S3_BUCKET",
+            "PRESSWORK_S3_ENDPOINT",
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_REGION",
+        ),
+    },
+)
+"""The variables of each service, the one that must be there first."""
+
+
+def load(data: Path | None = None) -> Settings:
+    """The settings of this process.
+
+    A service that the environment names is taken from there as a whole; any other from the local
+    stack. (By service, since a shell that has AWS variables for something else must not mix them
+    with the stack's own bucket.)
+
+    Raises:
+        NotConfiguredError: what is missing is named.
+        pydantic.ValidationError: a variable has a value that cannot be used.
+    """
+    data = data or data_dir()
+    stack = stackfile.read(data)
+    of_stack = stack.environment if stack else {}
+    values: dict[str, str] = {}
+    missing = []
+    external = external_services()
+    for name, variables in SERVICES.items():
+        if name in external:
+            found: Mapping[str, str] = os.environ
+        else:
+            found = of_stack
+        values.update({key: found[key] for key in variables if found.get(key)})
+        if variables[0] not in values:
+            missing.append(variables[0])
+    if missing:
+        raise NotConfiguredError(missing, data)
+    return from_environment(values)
+
+
+def from_environment(environment: Mapping[str, str]) -> Settings:
+    """The settings in ``environment``, and what it leaves open from the process's own."""
+    fields: dict[str, Any] = {
+        name.removeprefix("PRESSWORK_").lower() if name.startswith("PRESSWORK_") else name: value
+        for name, value in environment.items()
+    }
+    return Settings(**fields)
+
+
+def external_services() -> frozenset[str]:
+    """The services that the environment names: ``postgres``, ``valkey``, ``s3``."""
+    return frozenset(
+        name
+        for name, variables in SERVICES.items()
+        if any(os.environ.get(v) for v in variables if v.startswith("PRESSWORK_"))
+    )
+
+
+def data_dir() -> Path:
+    """Where the local stack keeps its state."""
+    return Path(os.environ.get("PRESSWORK_DATA", DEFAULT_DATA))

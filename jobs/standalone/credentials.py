@@ -1,0 +1,34 @@
+"""The secrets of one data directory: its servers' passwords, and its first API key."""
+
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jobs.stackfile import write_private
+
+
+@dataclass(frozen=True, repr=False)
+class Credentials:
+    """URL-safe, so that they may stand in a connection URL as they are."""
+
+    postgres_password: str
+    valkey_password: str
+    s3_access_key_id: str
+    s3_secret_access_key: str
+    api_key: str
+
+
+def load(data: Path) -> Credentials:
+    """The credentials of ``data``, made at random the first time."""
+    path = data / "credentials.json"
+    if not path.exists():
+        made = Credentials(
+            postgres_password=secrets.token_urlsafe(24),
+            valkey_password=secrets.token_urlsafe(24),
+            s3_access_key_id=secrets.token_hex(10).upper(),
+            s3_secret_access_key=secrets.token_urlsafe(30),
+            api_key="pw_" + secrets.token_urlsafe(32),
+        )
+        write_private(path, json.dumps(asdict(made), indent=2))
+    return Credentials(**json.loads(path.read_text()))

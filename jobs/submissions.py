@@ -1,0 +1,228 @@
+"""Taking work in: every door calls these, so that all check alike and wake workers alike."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jobs.campaigns import creatives, recipients
+from jobs.campaigns.creatives import CompiledCreative
+from jobs.campaigns.file import CampaignSpec
+from jobs.campaigns.recipients import Recipient
+from jobs.kinds import KINDS
+from jobs.problems import BadInputError, ConflictError, Problem, from_validation, nearest
+from jobs.services import Services
+from storage import models
+from storage.ledger import submit
+from storage.ledger.submit import (
+    DuplicateRecipientsError,
+    IdempotencyConflictError,
+    NewCampaign,
+    NewCreative,
+    NewJob,
+    NoRecipientsError,
+)
+
+
+class JobSubmission(BaseModel):
+    """A job outside of any campaign: what to make, and the kind's own request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Annotated[str, Field(description="See GET /v1/kinds.", examples=["image"])]
+    request: Annotated[
+        dict[str, Any], Field(description="What is to be made, by the kind's schema.")
+    ]
+    priority: Annotated[int, Field(ge=-100, le=100, description="Lower numbers run first.")] = 0
+
+
+@dataclass(frozen=True)
+class RecipientsFile:
+    """An open recipients file. ``name`` is what errors call it, and decides the format."""
+
+    name: str
+    stream: BinaryIO
+
+
+def submit_job(
+    services: Services,
+    tenant_id: UUID,
+    submission: JobSubmission,
+    *,
+    idempotency_key: str | None = None,
+) -> UUID:
+    """Check and queue one job, wake a worker, and give the job's id.
+
+    Raises:
+        BadInputError: nothing was created.
+        ConflictError: the idempotency key was used for something else.
+    """
+    if submission.kind not in KINDS:
+        hint = nearest(submission.kind, list(KINDS))
+        raise BadInputError(Problem(f"unknown kind {submission.kind!r}; {hint}", field="kind"))
+    kind = KINDS[submission.kind]
+    try:
+        request = kind.Request.model_validate(submission.request)
+    except ValidationError as error:
+        raise BadInputError(*_within_request(from_validation(error, kind.Request))) from error
+    with services.engine.begin() as connection:
+        name = request.model
+        card = models.find(connection, name)
+        if card is None:
+            known = [known.name for known in models.list_models(connection)]
+            raise BadInputError(
+                Problem(f"unknown model {name!r}; {nearest(name, known)}", field="request.model")
+            )
+    try:
+        resolved = kind.resolve(request, card)
+    except BadInputError as error:
+        raise BadInputError(*_within_request(error.problems)) from error
+    job = NewJob(
+        tenant_id=tenant_id,
+        kind=kind.name,
+        pool=card.pool,
+        batch_key=kind.batch_key(resolved, card),
+        request=resolved.model_dump(mode="json"),
+        priority=submission.priority,
+        idempotency_key=idempotency_key,
+    )
+    try:
+        job_id = submit.submit_job(services.engine, job)
+    except IdempotencyConflictError as error:
+        raise ConflictError("the Idempotency-Key was used for a different job") from error
+    services.wake_ups.send(card.pool)
+    return job_id
+
+
+def _within_request(problems: Iterable[Problem]) -> list[Problem]:
+    return [
+        replace(problem, field=f"request.{problem.field}" if problem.field else "request")
+        for problem in problems
+    ]
+
+
+def submit_campaign(
+    services: Services,
+    tenant_id: UUID,
+    spec: CampaignSpec,
+    file: RecipientsFile | None = None,
+    *,
+    idempotency_key: str | None = None,
+) -> UUID:
+    """Check a campaign and all its recipients, store it, and give its id.
+
+    ``file`` is None for inline recipients. The jobs are made by the sweeper.
+
+    Raises:
+        BadInputError: nothing was created.
+        ConflictError: the idempotency key was used for something else.
+    """
+    with services.engine.begin() as connection:
+        cards = {card.name: card for card in models.list_models(connection)}
+    compiled = creatives.compile_campaign(spec, cards)
+    campaign = NewCampaign(
+        tenant_id=tenant_id,
+        name=spec.name,
+        creatives=[_new_creative(creative) for creative in compiled],
+        idempotency_key=idempotency_key,
+        request_sha256=_digest(spec, file) if idempotency_key else None,
+    )
+    name = file.name if file else None
+    try:
+        earlier = submit.find_campaign(services.engine, campaign)
+        if earlier:
+            return earlier
+        return submit.submit_campaign(
+            services.engine, campaign, _checked_recipients(spec, file, compiled)
+        )
+    except IdempotencyConflictError as error:
+        raise ConflictError("the Idempotency-Key was used for a different campaign") from error
+    except DuplicateRecipientsError as error:
+        raise BadInputError(*_duplicates(error.duplicates, name, spec.recipients.id)) from error
+    except NoRecipientsError as error:
+        raise BadInputError(Problem("there are no recipients", file=name)) from error
+
+
+def submit_campaign_file(
+    services: Services, tenant_id: UUID, path: Path, spec: CampaignSpec
+) -> UUID:
+    """Submit a campaign read from ``path``, whose recipients' file is named relative to it.
+
+    Raises:
+        BadInputError: nothing was created.
+    """
+    if spec.recipients.file is None:
+        return submit_campaign(services, tenant_id, spec)
+    file = path.parent / spec.recipients.file
+    try:
+        with file.open("rb") as stream:
+            return submit_campaign(services, tenant_id, spec, RecipientsFile(str(file), stream))
+    except OSError as error:
+        if error.filename != str(file):
+            raise
+        problem = Problem(f"{file} cannot be read: {error.strerror}", field="recipients.file")
+        raise BadInputError(spec.place(problem)) from error
+
+
+def _checked_recipients(
+    spec: CampaignSpec, file: RecipientsFile | None, compiled: Sequence[CompiledCreative]
+) -> Iterable[Recipient]:
+    given = spec.recipients
+    format_ = None
+    if file is None:
+        if given.rows is None:
+            raise BadInputError(
+                Problem("give the recipients as rows, or upload them as a file", field="recipients")
+            )
+        rows = recipients.from_rows(given.rows, given.id)
+    else:
+        format_ = given.format or recipients.format_of(file.name)
+        rows = recipients.read(file.stream, file.name, given.id, format_, given.delimiter)
+    return creatives.check(
+        rows,
+        [creative.creative for creative in compiled],
+        file=file.name if file else None,
+        is_table=format_ == "csv",
+        place=spec.place,
+    )
+
+
+def _new_creative(compiled: CompiledCreative) -> NewCreative:
+    creative = compiled.creative
+    return NewCreative(
+        name=creative.name,
+        kind=creative.kind.name,
+        pool=compiled.pool,
+        batch_key=compiled.batch_key,
+        parameters=dict(creative.parameters),
+    )
+
+
+def _digest(spec: CampaignSpec, file: RecipientsFile | None) -> str:
+    """What the idempotency key stands for: the campaign's text and its recipients'."""
+    digest = hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode())
+    if file:
+        while chunk := file.stream.read(1024 * 1024):
+            digest.update(chunk)
+        file.stream.seek(0)
+    return digest.hexdigest()
+
+
+def _duplicates(
+    duplicates: Sequence[tuple[str, Sequence[int]]], file: str | None, id_column: str
+) -> list[Problem]:
+    return [
+        Problem(
+            f"recipient id {key!r} stands on {'lines' if file else 'rows'} "
+            f"{', '.join(map(str, lines))}; each recipient must occur once",
+            file=file,
+            line=lines[1] if file else None,
+            field=id_column,
+        )
+        for key, lines in duplicates
+    ]

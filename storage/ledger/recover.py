@@ -1,0 +1,112 @@
+"""How work comes back: expired leases, and jobs whose time of waiting is over."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, text
+
+from storage import counters
+from storage.lifecycle import JobStatus
+
+PROMOTED_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A claim whose lease had expired, and where its jobs went."""
+
+    claim_id: UUID
+    worker: str
+    jobs: int
+
+
+def recover_claim(engine: Engine, *, connected_s: float = float("inf")) -> Recovered | None:
+    """Take the jobs of one claim whose lease expired from it; None: there is no such claim.
+
+    They go back to the queue marked ``solo``, so that one of them that kills its process does
+    not take the others down again; to ``failed`` if that was the last attempt; to ``cancelled``
+    if that was asked for. The late worker's writes are refused from here on.
+
+    While the database was away nobody could renew. So a lease is only taken once the server has
+    been up, and the caller has been connected (``connected_s`` seconds), for the lease's length.
+    """
+    with engine.begin() as connection:
+        row = connection.execute(
+            text(
+                """
+                SELECT id, worker FROM claims
+                WHERE lease_until < clock_timestamp() AND lease_s < :connected_s
+                  AND pg_postmaster_start_time() + make_interval(secs => lease_s)
+                      < clock_timestamp()
+                ORDER BY lease_until LIMIT 1 FOR UPDATE SKIP LOCKED
+                """
+            ),
+            {"connected_s": connected_s},
+        ).first()
+        if row is None:
+            return None
+        jobs = _take_back(connection, row.id)
+        connection.execute(text("DELETE FROM claims WHERE id = :id"), {"id": row.id})
+        return Recovered(row.id, row.worker, jobs)
+
+
+def _take_back(connection: Connection, claim_id: UUID) -> int:
+    rows = connection.execute(
+        text(
+            """
+            WITH held AS (
+                SELECT id, CASE WHEN cancel_requested THEN 'cancelled'
+                                WHEN attempts >= max_attempts THEN 'failed'
+                                ELSE 'queued' END AS next
+                FROM jobs WHERE claim_id = :claim_id AND status = 'running'
+                ORDER BY id FOR UPDATE
+            )
+            UPDATE jobs SET
+                status = next,
+                solo = true,
+                claim_id = NULL,
+                finished_at = CASE WHEN next <> 'queued' THEN clock_timestamp() END,
+                error = CASE WHEN next = 'failed' THEN jsonb_build_object(
+                    'code', 'lease_expired',
+                    'message', 'the worker stopped answering during the last attempt') END
+            FROM held WHERE jobs.id = held.id AND jobs.status = 'running'
+            RETURNING jobs.campaign_id, jobs.status
+            """
+        ),
+        {"claim_id": claim_id},
+    ).all()
+    counters.add(
+        connection,
+        claim_id,
+        counters.moves((row.campaign_id, JobStatus.RUNNING, JobStatus(row.status)) for row in rows),
+    )
+    return len(rows)
+
+
+def promote(engine: Engine) -> int:
+    """Queue the waiting jobs whose time has come; how many."""
+    with engine.begin() as connection:
+        rows = connection.execute(
+            text(
+                """
+                WITH due AS (
+                    SELECT id FROM jobs
+                    WHERE status = 'waiting' AND available_at <= clock_timestamp()
+                    ORDER BY available_at LIMIT :most FOR UPDATE SKIP LOCKED
+                )
+                UPDATE jobs SET status = 'queued', wait_reason = NULL, available_at = NULL
+                FROM due WHERE jobs.id = due.id AND jobs.status = 'waiting'
+                RETURNING jobs.id, jobs.campaign_id
+                """
+            ),
+            {"most": PROMOTED_AT_ONCE},
+        ).all()
+        if rows:
+            counters.add(
+                connection,
+                rows[0].id,
+                counters.moves(
+                    (row.campaign_id, JobStatus.WAITING, JobStatus.QUEUED) for row in rows
+                ),
+            )
+        return len(rows)

@@ -1,0 +1,297 @@
+"""The tables, typed. Migrations must equal them; a test holds that."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    MetaData,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from storage.lifecycle import FINAL, CampaignStatus, JobStatus, WaitReason
+
+
+def _in(column: str, values: Any) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
+
+
+def _idempotency(table: str) -> Index:
+    # Partial: the million jobs of a campaign have no key and need no entry.
+    return Index(
+        f"uq_{table}_idempotency_key",
+        "tenant_id",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    )
+
+
+class Base(DeclarativeBase):
+    """Constraint names are spelt out, so that migrations can name what they change."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it as a class attribute)
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        str: Text,
+    }
+
+
+_now = func.clock_timestamp()
+
+
+class Tenant(Base):
+    """Who pays and who may see."""
+
+    __tablename__ = "tenants"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class ApiKey(Base):
+    """A key's digest; the key itself is shown once and never stored."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str]
+    key_sha256: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    revoked_at: Mapped[datetime | None]
+
+
+class Model(Base):
+    """A registered model: `storage.models.ModelCard` as a row."""
+
+    __tablename__ = "models"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    family: Mapped[str]
+    kind: Mapped[str]
+    source: Mapped[str]
+    revision: Mapped[str]
+    licence: Mapped[str]
+    pool: Mapped[str]
+    size_multiple_px: Mapped[int]
+    max_side_px: Mapped[int]
+    default_size: Mapped[str]
+    default_steps: Mapped[int]
+    default_guidance: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class Campaign(Base):
+    """One bulk request. While ``compiling``, its jobs do not exist yet; then all of them do."""
+
+    __tablename__ = "campaigns"
+    __table_args__ = (
+        CheckConstraint(
+            _in("status", sorted(set(CampaignStatus) - {CampaignStatus.FINISHED})), name="status"
+        ),
+        _idempotency("campaigns"),
+        Index("ix_campaigns_tenant_id_id", "tenant_id", "id"),
+        Index("ix_campaigns_compiling", "id", postgresql_where=text("status = 'compiling'")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    status: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    request_sha256: Mapped[str | None]
+    recipients: Mapped[int]
+    jobs: Mapped[int] = mapped_column(server_default=text("0"))
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    compiled_at: Mapped[datetime | None]
+    cancelled_at: Mapped[datetime | None]
+
+
+class Creative(Base):
+    """One thing to make per recipient: parameters, some of them Liquid templates."""
+
+    __tablename__ = "creatives"
+    __table_args__ = (UniqueConstraint("campaign_id", "name"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    campaign_id: Mapped[UUID] = mapped_column(ForeignKey("campaigns.id"))
+    ordinal: Mapped[int] = mapped_column(SmallInteger)
+    name: Mapped[str]
+    kind: Mapped[str]
+    pool: Mapped[str]
+    batch_key: Mapped[str]
+    parameters: Mapped[dict[str, Any]]
+
+
+class Recipient(Base):
+    """One row of the campaign's data: personal data, kept here and nowhere else.
+
+    No foreign keys here nor in `Job`: a check per row doubles the time of a million-row insert,
+    and both are written by one ledger function each, in one transaction with what they refer to.
+    """
+
+    __tablename__ = "recipients"
+    __table_args__ = (
+        # Deferred, so that all duplicates of a file can be named before the commit refuses them.
+        UniqueConstraint("campaign_id", "key", deferrable=True, initially="DEFERRED"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    campaign_id: Mapped[UUID]
+    line: Mapped[int]
+    key: Mapped[str]
+    data: Mapped[dict[str, Any]]
+
+
+class Claim(Base):
+    """A worker's time-limited right to a batch. Its id is the jobs' fencing token."""
+
+    __tablename__ = "claims"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    worker: Mapped[str]
+    batch_key: Mapped[str]
+    lease_s: Mapped[float]
+    lease_until: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class Job(Base):
+    """The unit of work with an ID that is polled.
+
+    A campaign's job has no request of its own: it is rendered from creative and recipient when
+    it is claimed. Few columns change and few indexes exist, since no change of status can be HOT.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(_in("status", JobStatus), name="status"),
+        CheckConstraint(
+            f"({_in('status', sorted(FINAL))}) = (finished_at IS NOT NULL)", name="finished_at"
+        ),
+        CheckConstraint("(status = 'running') <= (claim_id IS NOT NULL)", name="claim_id"),
+        CheckConstraint(
+            "(status = 'waiting') = (wait_reason IS NOT NULL AND available_at IS NOT NULL)",
+            name="waiting",
+        ),
+        CheckConstraint(
+            f"wait_reason IS NULL OR {_in('wait_reason', WaitReason)}", name="wait_reason"
+        ),
+        CheckConstraint(
+            "(request IS NULL) = (campaign_id IS NOT NULL) AND "
+            "(campaign_id IS NULL) = (creative_id IS NULL) AND "
+            "(campaign_id IS NULL) = (recipient_id IS NULL)",
+            name="request",
+        ),
+        _idempotency("jobs"),
+        # The claim's index: all ascending and partial on a literal, or it is not used in order.
+        Index(
+            "ix_jobs_queued",
+            "pool",
+            "batch_key",
+            "priority",
+            "id",
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index("ix_jobs_waiting", "available_at", postgresql_where=text("status = 'waiting'")),
+        Index("ix_jobs_claim_id", "claim_id", postgresql_where=text("status = 'running'")),
+        Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+        Index("ix_jobs_campaign_id_id", "campaign_id", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    tenant_id: Mapped[UUID]
+    campaign_id: Mapped[UUID | None]
+    creative_id: Mapped[UUID | None]
+    recipient_id: Mapped[UUID | None]
+    kind: Mapped[str]
+    pool: Mapped[str]
+    batch_key: Mapped[str]
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    request: Mapped[dict[str, Any] | None]
+    idempotency_key: Mapped[str | None]
+    status: Mapped[str]
+    wait_reason: Mapped[str | None]
+    available_at: Mapped[datetime | None]
+    claim_id: Mapped[UUID | None]
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    max_attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("3"))
+    solo: Mapped[bool] = mapped_column(server_default=text("false"))
+    cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    finished_at: Mapped[datetime | None]
+
+
+class Artifact(Base):
+    """One stored output, and which job, claim and attempt made it."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (
+        UniqueConstraint("job_id", "index"),
+        Index("ix_artifacts_campaign_id_id", "campaign_id", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    tenant_id: Mapped[UUID]
+    campaign_id: Mapped[UUID | None]
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+    claim_id: Mapped[UUID]
+    attempt: Mapped[int] = mapped_column(SmallInteger)
+    index: Mapped[int] = mapped_column(SmallInteger)
+    object_key: Mapped[str] = mapped_column(unique=True)
+    media_type: Mapped[str]
+    sha256: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    facts: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class CampaignCounter(Base):
+    """Jobs of a campaign by status, as sums over slots.
+
+    Every transition adds its deltas in its own transaction, each writer to its own slot, so that
+    finishing workers do not queue for one row. A single slot may be negative; the sum is not.
+    """
+
+    __tablename__ = "campaign_counters"
+
+    campaign_id: Mapped[UUID] = mapped_column(ForeignKey("campaigns.id"), primary_key=True)
+    status: Mapped[str] = mapped_column(primary_key=True)
+    slot: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    jobs: Mapped[int] = mapped_column(BigInteger)
+
+
+class Worker(Base):
+    """A worker process that is or was up: one per device. ``seen_at`` is its heartbeat."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    pool: Mapped[str]
+    device: Mapped[str]
+    pid: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(server_default=_now)
+    seen_at: Mapped[datetime] = mapped_column(server_default=_now)

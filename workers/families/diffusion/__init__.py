@@ -1,0 +1,31 @@
+"""Text-to-image pipelines of diffusers."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from storage.models import ModelCard
+from workers.families.diffusion import generate, load
+from workers.families.diffusion.load import Loaded
+from workers.family import Context, Device, Item, JobError, Output
+
+
+class Diffusion:
+    """The `workers.family.Family` of diffusion models."""
+
+    def load(self, files: Path, card: ModelCard, device: Device) -> Loaded:
+        """See `load.load`."""
+        return load.load(files, card, device)
+
+    def max_batch(self, model: Loaded) -> int:
+        """See `load.BATCHES`."""
+        return model.max_batch
+
+    def generate(
+        self, model: Loaded, items: Sequence[Item], context: Context
+    ) -> Iterator[tuple[int, list[Output] | JobError]]:
+        """See `generate.generate`."""
+        return generate.generate(model, items, context)
+
+    def unload(self, model: Loaded) -> None:
+        """See `load.unload`."""
+        load.unload(model)

@@ -1,0 +1,105 @@
+"""The heartbeat of a worker process: it is up, its claim is held, and what was cancelled."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from storage import workers
+from storage.ledger import claim
+
+_log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+"""How long the thread sleeps at a time; a NOTIFY wakes it at once."""
+
+
+class Held:
+    """A claim that is being worked on, as the heartbeat last saw it."""
+
+    def __init__(self, claim_id: UUID) -> None:
+        self.claim_id = claim_id
+        self.lost = False
+        self.cancelled: frozenset[UUID] = frozenset()
+
+
+class Pulse:
+    """A thread with a connection of its own that lives as long as the process."""
+
+    def __init__(
+        self, engine: Engine, *, name: str, pool: str, device: str, every_s: float
+    ) -> None:
+        self._engine = engine
+        self._name = name
+        self._pool = pool
+        self._device = device
+        self._every_s = every_s
+        self._held: Held | None = None
+        self._stop = threading.Event()
+        # A daemon: it must never keep a process alive that has nothing left to do.
+        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+
+    def start(self) -> None:
+        """From here on the worker counts as up."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and say that the worker is gone."""
+        self._stop.set()
+        self._thread.join(timeout=LOOK_S * 4)
+        try:
+            workers.gone(self._engine, name=self._name)
+        except DBAPIError as error:
+            _log.warning("could not sign off: %s", error.orig)
+
+    @contextmanager
+    def hold(self, claim_id: UUID) -> Iterator[Held]:
+        """Renew the claim's lease while the block runs."""
+        held = Held(claim_id)
+        self._held = held
+        try:
+            yield held
+        finally:
+            self._held = None
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._listen()
+            except (DBAPIError, psycopg.Error) as error:
+                _log.warning("heartbeat: the database does not answer (%s)", error)
+                self._stop.wait(LOOK_S)
+
+    def _listen(self) -> None:
+        with self._engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            driver.autocommit = True
+            driver.execute(f"LISTEN {claim.CANCEL_CHANNEL}")
+            # This connection must not go back to the pool: it listens.
+            connection.detach()
+            due = 0.0
+            while not self._stop.is_set():
+                notified = [n.payload for n in driver.notifies(timeout=LOOK_S, stop_after=1)]
+                held = self._held
+                concerned = held is not None and str(held.claim_id) in notified
+                if concerned or time.monotonic() >= due:
+                    self._beat(held)
+                    due = time.monotonic() + self._every_s
+
+    def _beat(self, held: Held | None) -> None:
+        workers.seen(self._engine, name=self._name, pool=self._pool, device=self._device)
+        if held is None:
+            return
+        lease = claim.renew(self._engine, held.claim_id)
+        held.cancelled = lease.cancelled
+        if not lease.held and held is self._held:
+            # Not renewed, and still being worked on: the sweeper gave the jobs to others.
+            held.lost = True
+            _log.warning("lost the lease of claim %s", held.claim_id)
