@@ -52,7 +52,7 @@ class JobView:
 class CampaignView:
     """A campaign and how far it is.
 
-    ``rate`` is artifacts stored per second over the last minute, ``left_s`` the seconds that the
+    ``done`` counts the jobs that have ended, however. ``rate`` is artifacts stored per second over the last minute, ``left_s`` the seconds that the
     unfinished jobs will take at that rate; None while nothing is being made.
     """
 
@@ -61,16 +61,12 @@ class CampaignView:
     status: CampaignStatus
     recipients: int
     jobs: int
+    done: int
     counts: dict[JobStatus, int]
     rate: float | None
     left_s: float | None
     created_at: datetime
     compiled_at: datetime | None
-
-    @property
-    def done(self) -> int:
-        """Jobs that have ended, however."""
-        return sum(n for status, n in self.counts.items() if status in FINAL)
 
     @property
     def over(self) -> bool:
@@ -232,6 +228,7 @@ def _campaign(connection: Connection, row: RowMapping) -> CampaignView:
     rate = _rate(connection, row["id"]) if unfinished else None
     return CampaignView(
         **{**row, "status": campaign_status(CampaignStatus(row["status"]), counts)},
+        done=sum(counts.values()) - unfinished,
         counts=counts,
         rate=rate,
         left_s=unfinished / rate if rate else None,
