@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Engine, text
 
 from storage import counters
 from storage.ledger.claim import CANCEL_CHANNEL
-from storage.lifecycle import JobStatus
+from storage.lifecycle import CampaignStatus, JobStatus, campaign_status
 
 RETRY_ATTEMPTS = 3
 CHUNK = 2000
@@ -119,21 +119,36 @@ def retry_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> str | None:
 def cancel_campaign(engine: Engine, tenant_id: UUID, campaign_id: UUID) -> bool:
     """Flag the campaign: no job of it is claimed any more. False: the tenant has no such one.
 
-    Its jobs are cancelled by `cancel_flagged`, in chunks.
+    Its jobs are cancelled by `cancel_flagged`, in chunks. Cancelling twice changes nothing.
+
+    Raises:
+        WrongStateError: it is finished.
     """
     with engine.begin() as connection:
-        return bool(
-            connection.execute(
-                text(
-                    """
-                    UPDATE campaigns SET status = 'cancelled',
-                        cancelled_at = coalesce(cancelled_at, clock_timestamp())
-                    WHERE id = :id AND tenant_id = :tenant_id
-                    """
-                ),
-                {"id": campaign_id, "tenant_id": tenant_id},
-            ).rowcount
+        status = connection.execute(
+            text(
+                """
+                SELECT status FROM campaigns
+                WHERE id = :id AND tenant_id = :tenant_id FOR UPDATE
+                """
+            ),
+            {"id": campaign_id, "tenant_id": tenant_id},
+        ).scalar()
+        if status is None:
+            return False
+        shown = campaign_status(CampaignStatus(status), counters.read(connection, campaign_id))
+        if shown is CampaignStatus.FINISHED:
+            raise WrongStateError(shown)
+        connection.execute(
+            text(
+                """
+                UPDATE campaigns SET status = 'cancelled', cancelled_at = clock_timestamp()
+                WHERE id = :id AND status IN ('compiling', 'running')
+                """
+            ),
+            {"id": campaign_id},
         )
+        return True
 
 
 def cancel_flagged(engine: Engine) -> int:

@@ -56,9 +56,7 @@ def test_up(tmp_path: Path) -> None:
         assert not (data / "stack.json").exists()
 
     with up(data, log) as again:
-        assert [each["id"] for each in presswork("campaign", "list", data=data)] == [
-            finished["id"]
-        ]
+        assert [each["id"] for each in presswork("campaign", "list", data=data)] == [finished["id"]]
         left = again.processes()
         again.process.kill()
         again.process.wait()

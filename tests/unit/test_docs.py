@@ -1,0 +1,70 @@
+"""The docs say what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs.campaigns import file as campaign_file
+from jobs.campaigns.creatives import compile_campaign
+from jobs.settings import Settings
+from storage.lifecycle import TRANSITIONS, JobStatus
+from storage.models import BUILT_IN
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of the table under the header row that starts with ``heading``."""
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    table = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split("|")])
+    return table
+
+
+def test_lifecycle_page() -> None:
+    """The table of transitions is the code's, no more and no less."""
+    written = {(JobStatus(row[0]), JobStatus(row[1])) for row in rows("lifecycle.md", "from")}
+    coded = {(before, after) for before, afters in TRANSITIONS.items() for after in afters}
+    assert written == coded
+
+
+def test_lifecycle_page_names_functions_that_exist() -> None:
+    """Each transition's function is where the table says."""
+    for row in rows("lifecycle.md", "from"):
+        for module, function in re.findall(r"`(\w+)\.(\w+)`", row[2]):
+            source = (ROOT / "storage" / "ledger" / f"{module}.py").read_text(encoding="utf-8")
+            assert f"\ndef {function}(" in source
+
+
+def test_settings_page() -> None:
+    """Every setting is in the table, with its default."""
+    table = {row[0].strip("`"): row[1].strip("`") for row in rows("operations.md", "setting")}
+    fields = {name: f for name, f in Settings.model_fields.items() if not name.startswith("aws_")}
+    assert table.keys() == fields.keys()
+    for name, field in fields.items():
+        if isinstance(field.default, int | float | str):
+            assert table[name] == str(field.default)
+
+
+def test_campaign_page(tmp_path: Path) -> None:
+    """The campaign file in the docs is one that Presswork takes."""
+    page = (ROOT / "docs" / "campaigns.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    spec = campaign_file.parse_yaml(example, "campaign.yaml")
+    assert [creative.creative.name for creative in compile_campaign(spec, BUILT_IN)] == ["hero"]
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_paths_in_docs_exist(page: Path) -> None:
+    """Every link and every path in backquotes leads somewhere."""
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", text)
+    assert all((page.parent / link).exists() for link in links)
+    paths = re.findall(r"[`>]((?:storage|jobs|workers|tests|examples|docs)/[\w/.-]*)[`<]", text)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
