@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ from storage.views import ArtifactView, CampaignView, JobView
 
 DOWNLOADS = 8
 AT_ONCE = 256
-NAME_BYTES = 150
+NAME_BYTES = 140
+"""Of a recipient's id; with the rest of the name less than the 255 of most file systems."""
 
 SHEET_PICTURES = 48
 SHEET_COLUMNS = 8
@@ -64,17 +67,21 @@ def export_campaign(
     unfinished = manifest.with_suffix(".jsonl.part")
     jobs = files = 0
     pictures: list[Path] = []
-    every = views.every_job(services.engine, tenant_id, campaign.id)
+    every = _with_twins(views.every_job(services.engine, tenant_id, campaign.id))
     with (
         unfinished.open("w", encoding="utf-8") as lines,
         ThreadPoolExecutor(DOWNLOADS) as downloads,
     ):
 
-        def fetch(job: JobView, artifact: ArtifactView) -> Future[Path]:
-            return downloads.submit(_fetch, services.objects, job, artifact, folder)
+        def fetch(job: JobView, artifact: ArtifactView, *, is_twin: bool) -> Future[Path]:
+            path = folder / file_name(job, artifact, is_twin=is_twin)
+            return downloads.submit(_fetch, services.objects, artifact, path)
 
         while some := list(islice(every, AT_ONCE)):
-            pending = [(job, [fetch(job, artifact) for artifact in job.artifacts]) for job in some]
+            pending = [
+                (job, [fetch(job, artifact, is_twin=is_twin) for artifact in job.artifacts])
+                for job, is_twin in some
+            ]
             for job, fetches in pending:
                 paths = [fetched.result() for fetched in fetches]
                 lines.write(json.dumps(_line(job, paths, folder), ensure_ascii=False) + "\n")
@@ -88,8 +95,24 @@ def export_campaign(
     return Export(folder, manifest, sheet, jobs, files)
 
 
-def _fetch(objects: ObjectStore, job: JobView, artifact: ArtifactView, folder: Path) -> Path:
-    path = folder / file_name(job, artifact)
+def _with_twins(jobs: Iterator[JobView]) -> Iterator[tuple[JobView, bool]]:
+    """Each job, and whether its recipient's id is one of an earlier recipient in another case.
+
+    On many file systems A and a are one name. Which of the two comes first never changes: jobs
+    come in the order of their ids, whatever has become of them.
+    """
+    taken: set[str] = set()
+    recipient, is_twin = None, False
+    for job in jobs:
+        if job.recipient is not None and job.recipient != recipient:
+            recipient = job.recipient
+            folded = unicodedata.normalize("NFD", recipient).casefold()
+            is_twin = folded in taken
+            taken.add(folded)
+        yield job, is_twin
+
+
+def _fetch(objects: ObjectStore, artifact: ArtifactView, path: Path) -> Path:
     if path.exists() and sha256_hex(path.read_bytes()) == artifact.sha256:
         return path
     data = objects.get(artifact.object_key)
@@ -97,34 +120,34 @@ def _fetch(objects: ObjectStore, job: JobView, artifact: ArtifactView, folder: P
         raise CorruptArtifactError(
             f"{artifact.object_key} does not have the recorded sha256 {artifact.sha256}"
         )
-    # The job's id keeps two downloads of one name apart; the rename makes the file whole or absent.
-    unfinished = folder / f".{artifact.id}.part"
+    # The rename makes the file whole or absent.
+    unfinished = path.with_name(f".{artifact.id}.part")
     unfinished.write_bytes(data)
     unfinished.replace(path)
     return path
 
 
-def file_name(job: JobView, artifact: ArtifactView) -> str:
+def file_name(job: JobView, artifact: ArtifactView, *, is_twin: bool = False) -> str:
     """``RECIPIENT+CREATIVE.png``, with whatever a file system could trip over as %XX.
 
-    Letters and digits of every script stay; the plus occurs in neither part, so no two outputs
-    share a name. A recipient id that is too long for a file name is cut, and made unique by the
-    job's id.
+    Letters and digits of every script stay; plus and tilde occur in neither part, so no two
+    outputs share a name. A recipient id that is too long for a file name, or that differs from
+    another one in case only (``is_twin``), is cut and made unique by the job's id.
     """
     suffix = artifact.object_key.rpartition(".")[2]
-    index = f"-{artifact.index}" if artifact.index else ""
+    index = f"+{artifact.index}" if artifact.index else ""
     recipient = _safe(job.recipient or str(job.id))
-    if len(recipient.encode()) > NAME_BYTES:
-        cut = recipient.encode()[:NAME_BYTES].decode(errors="ignore").rpartition("%")[0]
-        recipient = f"{cut or recipient[:20]}%{job.id}"
+    if is_twin or len(recipient.encode()) > NAME_BYTES:
+        cut = recipient.encode()[:NAME_BYTES].decode(errors="ignore")
+        recipient = f"{re.sub('%.?$', '', cut)}~{job.id}"
     return f"{recipient}+{job.creative or job.kind}{index}.{suffix}"
 
 
 def _safe(text: str) -> str:
     return "".join(
         character
-        # A dot in front would hide the file.
-        if character.isalnum() or character in "-_@" or (character == "." and place)
+        # In front a dot would hide the file, and a dash make it an option of some command.
+        if character.isalnum() or character in "_@" or (character in "-." and place)
         else "".join(f"%{byte:02X}" for byte in character.encode())
         for place, character in enumerate(text)
     )

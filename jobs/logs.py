@@ -3,11 +3,11 @@
 import logging
 
 
-def set_up_logging() -> None:
+def set_up_logging(level: int = logging.INFO) -> None:
     """To be called once by each program."""
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    # One line per request of every upload is of no use.
-    for name in ("botocore", "boto3", "urllib3", "httpx", "filelock"):
+    # A line per request or statement of a library's own is of no use to who runs us.
+    for name in ("alembic", "botocore", "boto3", "urllib3", "httpx", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,8 +1,9 @@
 """What is wrong with what a caller sent: one error type that every door renders in its own way."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -33,6 +34,16 @@ class BadInputError(Exception):
         assert problems
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
+
+
+@contextmanager
+def found_in(file: str) -> Iterator[None]:
+    """Problems that leave the block without a file get this one."""
+    try:
+        yield
+    except BadInputError as error:
+        placed = (replace(item, file=item.file or file) for item in error.problems)
+        raise BadInputError(*placed) from error
 
 
 class NotFoundError(Exception):
@@ -91,7 +102,7 @@ def from_errors(
             message = f"unknown key; {nearest(str(location[-1]), known)}".removesuffix("; ")
         elif item["type"] == "missing":
             message = "is required"
-        problems.append(Problem(message, field=dotted(location)))
+        problems.append(Problem(message, field=dotted(location) or None))
     return problems
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
+from sqlalchemy.exc import ArgumentError
 
 from jobs import stackfile
 from storage import database
@@ -34,13 +35,14 @@ class Settings(BaseSettings):
         env_prefix="PRESSWORK_", frozen=True, extra="ignore", env_ignore_empty=True
     )
 
-    database_url: Annotated[str, Field(pattern=r"^postgresql(\+psycopg)?://")]
-    broker_url: str
+    # What holds a secret stays out of repr(), which ends up in logs.
+    database_url: Annotated[str, Field(pattern=r"^postgresql(\+psycopg)?://", repr=False)]
+    broker_url: Annotated[str, Field(pattern=r"^(rediss?|redis\+socket|sentinel)://", repr=False)]
     s3_bucket: str
-    s3_endpoint: str | None = None
+    s3_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")] | None = None
     aws_access_key_id: Annotated[str | None, Field(validation_alias="AWS_ACCESS_KEY_ID")] = None
     aws_secret_access_key: Annotated[
-        str | None, Field(validation_alias="AWS_SECRET_ACCESS_KEY")
+        str | None, Field(validation_alias="AWS_SECRET_ACCESS_KEY", repr=False)
     ] = None
     aws_region: Annotated[str, Field(validation_alias="AWS_REGION")] = "us-east-1"
 
@@ -59,6 +61,15 @@ class Settings(BaseSettings):
     batch_size: Annotated[int, Field(ge=1, le=256)] = 8
     link_s: Annotated[int, Field(ge=1, le=7 * 86400)] = 600
     """How long a presigned link to an artifact is good for."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        try:
+            make_url(url)
+        except (ArgumentError, ValueError):  # whose texts may quote the password
+            raise ValueError("is no URL of the form postgresql://USER:PASSWORD@HOST/NAME") from None
+        return url
 
     def engine(self, application: str, *, pool_size: int = 5) -> Engine:
         """A new engine for the database."""
@@ -131,6 +142,14 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         for name, value in environment.items()
     }
     return Settings(**fields)
+
+
+def variable(field: str) -> str:
+    """The environment variable by which a field of `Settings` is set."""
+    alias = (
+        Settings.model_fields[field].validation_alias if field in Settings.model_fields else field
+    )
+    return str(alias) if alias else f"PRESSWORK_{field.upper()}"
 
 
 def external_services() -> frozenset[str]:

@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.campaigns import creatives, recipients
+from jobs.campaigns import file as campaign_file
 from jobs.campaigns.creatives import CompiledCreative
 from jobs.campaigns.file import CampaignSpec
 from jobs.campaigns.recipients import Recipient
@@ -39,6 +40,21 @@ class JobSubmission(BaseModel):
         dict[str, Any], Field(description="What is to be made, by the kind's schema.")
     ]
     priority: Annotated[int, Field(ge=-100, le=100, description="Lower numbers run first.")] = 0
+
+
+def parse_job(text: str, name: str) -> JobSubmission:
+    """The job in ``text``, JSON from a file or a request called ``name``.
+
+    Raises:
+        BadInputError: it is not JSON, or what is wrong in it.
+    """
+    given = campaign_file.parse_json(text, name)
+    if not isinstance(given, dict):
+        raise BadInputError(Problem("must be an object with kind and request"))
+    try:
+        return JobSubmission.model_validate(given)
+    except ValidationError as error:
+        raise BadInputError(*from_validation(error, JobSubmission)) from error
 
 
 @dataclass(frozen=True)

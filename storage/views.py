@@ -52,8 +52,9 @@ class JobView:
 class CampaignView:
     """A campaign and how far it is.
 
-    ``done`` counts the jobs that have ended, however. ``rate`` is artifacts stored per second over the last minute, ``left_s`` the seconds that the
-    unfinished jobs will take at that rate; None while nothing is being made.
+    ``done`` counts the jobs that have ended, however. ``rate`` is artifacts stored per second over
+    the last minute, ``left_s`` the seconds that the unfinished jobs will take at that rate; None
+    while nothing is being made.
     """
 
     id: UUID

@@ -10,7 +10,7 @@ T = TypeVar("T")
 LOOK_S = 0.02
 
 
-def until(condition: Callable[[], T], *, timeout_s: float = 60, what: str = "") -> T:
+def until(condition: Callable[[], T | None], *, timeout_s: float = 60, what: str = "") -> T:
     """The first true value of ``condition``; AssertionError if there is none in time."""
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()

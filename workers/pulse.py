@@ -99,7 +99,5 @@ class Pulse:
             return
         lease = claim.renew(self._engine, held.claim_id)
         held.cancelled = lease.cancelled
-        if not lease.held and held is self._held:
-            # Not renewed, and still being worked on: the sweeper gave the jobs to others.
-            held.lost = True
-            _log.warning("lost the lease of claim %s", held.claim_id)
+        # Also true once the batch is finished, when nobody asks any more.
+        held.lost = not lease.held

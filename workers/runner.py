@@ -110,7 +110,7 @@ class Runner:
         except StopRequestedError:
             _log.info("claim %s: stopped between two steps", batch.claim_id)
         if held.lost:
-            # The jobs are someone else's by now, and finish would refuse us.
+            _log.warning("claim %s: lost the lease, its jobs are others' now", batch.claim_id)
             return
         decided = {outcome.job_id for outcome in outcomes}
         outcomes += [Released(job.id) for job in batch.jobs if job.id not in decided]

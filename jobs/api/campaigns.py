@@ -3,13 +3,14 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from jobs import requests, submissions
 from jobs.api.access import Opened, TenantId
 from jobs.api.bodies import Campaign, CampaignPage, JobPage
+from jobs.api.documents import json_text, media_type
 from jobs.api.jobs import IdempotencyKey, Limit
 from jobs.campaigns import file as campaign_file
 from jobs.campaigns.file import CampaignSpec
@@ -22,14 +23,15 @@ from storage.lifecycle import JobStatus
 
 router = APIRouter(prefix="/v1/campaigns", tags=["campaigns"])
 
-MAX_JSON_BYTES = 32 * 1024 * 1024
-"""Inline recipients are read as a whole; more than this comes as a file."""
-
+# A reference in an OpenAPI document starts at its root, not at the schema that makes it.
+_REFERENCE = (
+    "#/paths/~1v1~1campaigns/post/requestBody/content/application~1json/schema/$defs/{model}"
+)
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": CampaignSpec.model_json_schema()},
+            "application/json": {"schema": CampaignSpec.model_json_schema(ref_template=_REFERENCE)},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -60,7 +62,7 @@ async def submit(
 
     The answer comes once every recipient has been checked and stored; the jobs follow.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     if kind == "multipart/form-data":
         async with request.form(max_files=2, max_fields=2) as form:
             campaign, upload = form.get("campaign"), form.get("recipients")
@@ -68,63 +70,56 @@ async def submit(
                 raise BadInputError(Problem("is required", field="campaign"))
             if not isinstance(upload, UploadFile):
                 raise BadInputError(Problem("is required, as a file", field="recipients"))
-            text = await _text(campaign)
+            name = (campaign.filename if isinstance(campaign, UploadFile) else None) or "campaign"
+            text = await _text(campaign, name)
             recipients = RecipientsFile(upload.filename or "recipients", upload.file)
             return await run_in_threadpool(
-                _submit, services, tenant_id, text, recipients, idempotency_key
+                _submit, services, tenant_id, text, name, recipients, idempotency_key
             )
     if kind == "application/json":
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_JSON_BYTES:
-                raise BadInputError(
-                    Problem("more than 32 MiB: send the recipients as a file (multipart)")
-                )
+        text = await json_text(request)
         return await run_in_threadpool(
-            _submit, services, tenant_id, decode(bytes(body), "body"), None, idempotency_key
+            _submit, services, tenant_id, text, "body", None, idempotency_key
         )
-    raise BadInputError(
-        Problem("send application/json or multipart/form-data", field="Content-Type")
-    )
+    raise HTTPException(415, "send application/json or multipart/form-data")
 
 
-async def _text(part: UploadFile | str) -> str:
+async def _text(part: UploadFile | str, name: str) -> str:
     if isinstance(part, str):
         return part
     raw = await part.read(campaign_file.MAX_FILE_BYTES + 1)
     if len(raw) > campaign_file.MAX_FILE_BYTES:
         raise BadInputError(Problem("is larger than 1 MiB", field="campaign"))
-    return decode(raw, part.filename or "campaign")
+    return decode(raw, name)
 
 
 def _submit(
     services: Services,
     tenant_id: UUID,
     text: str,
+    name: str,
     recipients: RecipientsFile | None,
     idempotency_key: str | None,
 ) -> Campaign:
-    spec = _spec(text, inline=recipients is None)
+    if recipients is None:
+        spec = campaign_file.from_mapping(campaign_file.parse_json(text, name))
+    else:
+        spec = campaign_file.parse_yaml(text, name)
     if spec.recipients.file is not None:
         # A path on our disk is none of the caller's business.
         raise BadInputError(
-            Problem("names a file on the server; upload it instead", field="recipients.file")
+            spec.place(
+                Problem("names a file on the server; upload it instead", field="recipients.file")
+            )
         )
     if recipients is not None and spec.recipients.rows is not None:
         raise BadInputError(
-            Problem("give rows or upload a file, not both", field="recipients.rows")
+            spec.place(Problem("give rows or upload a file, not both", field="recipients.rows"))
         )
     campaign_id = submissions.submit_campaign(
         services, tenant_id, spec, recipients, idempotency_key=idempotency_key
     )
     return Campaign.of(requests.campaign(services, tenant_id, campaign_id))
-
-
-def _spec(text: str, *, inline: bool) -> CampaignSpec:
-    if not inline:
-        return campaign_file.parse_yaml(text, "campaign")
-    return campaign_file.from_mapping(campaign_file.parse_json(text, "body"))
 
 
 @router.get("")

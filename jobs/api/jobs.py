@@ -3,11 +3,12 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 
 from jobs import requests, submissions
 from jobs.api.access import Opened, TenantId
 from jobs.api.bodies import Job, JobPage, Kind
+from jobs.api.documents import json_text
 from jobs.submissions import JobSubmission
 from storage import views
 from storage.lifecycle import JobStatus
@@ -16,14 +17,31 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 IdempotencyKey = Annotated[
     str | None,
-    Header(max_length=200, description="The same key and request give the same answer again."),
+    Header(
+        min_length=1,
+        max_length=200,
+        description="The same key and request give the same answer again.",
+    ),
 ]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-@router.post("/jobs", status_code=202)
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": JobSubmission.model_json_schema()}},
+    }
+}
+
+
+# It asks for the tenant, so that no body is read for nobody.
+async def _submission(request: Request, _: TenantId) -> JobSubmission:
+    return submissions.parse_job(await json_text(request), "body")
+
+
+@router.post("/jobs", status_code=202, openapi_extra=_BODY)
 def submit(
-    submission: JobSubmission,
+    submission: Annotated[JobSubmission, Depends(_submission)],
     tenant_id: TenantId,
     services: Opened,
     idempotency_key: IdempotencyKey = None,

@@ -1,5 +1,6 @@
 """Every error as an RFC 9457 problem (``application/problem+json``)."""
 
+import json
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -8,8 +9,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.exceptions import HTTPException
 
 from jobs.problems import BadInputError, ConflictError, NotFoundError, Problem, from_errors
@@ -20,12 +21,22 @@ _log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 
 
+class ProblemResponse(JSONResponse):
+    """In ASCII: a message may quote half of a surrogate pair, which UTF-8 cannot hold."""
+
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        """The document, other characters as escapes."""
+        return json.dumps(content).encode("ascii")
+
+
 def problem(
     status: HTTPStatus,
     detail: str,
     errors: Sequence[Problem] = (),
     headers: dict[str, str] | None = None,
-) -> JSONResponse:
+) -> ProblemResponse:
     """The response for one problem; ``errors`` has an entry per field that is wrong."""
     body: dict[str, Any] = {
         "type": "about:blank",
@@ -35,13 +46,7 @@ def problem(
     }
     if errors:
         body["errors"] = [error.as_dict() for error in errors]
-    return JSONResponse(body, status, media_type=MEDIA_TYPE, headers=headers)
-
-
-def _body_model(request: Request) -> type[BaseModel] | None:
-    """What the body should have been, for hints."""
-    body = getattr(request.scope.get("route"), "body_field", None)
-    return body.field_info.annotation if body else None
+    return ProblemResponse(body, status, headers=headers)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -52,10 +57,10 @@ def add_handlers(app: FastAPI) -> None:
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), error.problems)
 
     @app.exception_handler(RequestValidationError)
-    def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
-        # The first part of a location is body, path, query or header.
-        errors = [{**item, "loc": item["loc"][1:] or item["loc"]} for item in error.errors()]
-        problems = from_errors(errors, _body_model(request))
+    def not_valid(_: Request, error: RequestValidationError) -> JSONResponse:
+        # The first part of a location is path, query or header: bodies are read by ourselves.
+        errors = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
+        problems = from_errors(errors, None)
         detail = "\n".join(str(item) for item in problems)
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, problems)
 
@@ -76,9 +81,12 @@ def add_handlers(app: FastAPI) -> None:
         headers = dict(error.headers) if error.headers else None
         return problem(HTTPStatus(error.status_code), str(error.detail), headers=headers)
 
-    @app.exception_handler(DBAPIError)
-    def database(_: Request, error: DBAPIError) -> JSONResponse:
-        _log.error("the database does not answer: %s", error.orig)
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(InterfaceError)
+    @app.exception_handler(NoConnectionError)
+    def database(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        # Not the whole error: it quotes the statement's values, which may be personal data.
+        _log.error("the database does not answer: %s", getattr(error, "orig", error))
         return problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "the database does not answer; try again",

@@ -1,16 +1,19 @@
 """For whoever runs the house: ``doctor``, ``tenant`` and ``model``."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from jobs import doctor as examination
 from jobs import settings
 from jobs.cli.output import DataOption, JsonFlag, answer
-from jobs.kinds.image import parse_size
-from jobs.problems import BadInputError, Problem
+from jobs.kinds.image import ImageRequest, resolve
+from jobs.kinds.values import check_storable
+from jobs.problems import BadInputError, Problem, from_validation
 from jobs.services import open_services
 from storage import models, tenants
 from storage.models import ModelCard
@@ -47,6 +50,7 @@ def add_tenant(
     as_json: JsonFlag = False,
 ) -> None:
     """Make an API key for a tenant. It is shown once and cannot be shown again."""
+    _check_names({"NAME": name, "--key-name": key_name})
     with (
         open_services(settings.load(data), "presswork command") as services,
         services.engine.begin() as connection,
@@ -75,10 +79,7 @@ def add_model(
     as_json: JsonFlag = False,
 ) -> None:
     """Register a text-to-image model in diffusers' layout."""
-    try:
-        parse_size(size)
-    except ValueError as error:
-        raise BadInputError(Problem(str(error), field="--size")) from error
+    _check_names({"NAME": name, "--licence": licence, "--family": family, "--source": source})
     place, revision = _source(source)
     card = ModelCard(
         name=name,
@@ -93,12 +94,44 @@ def add_model(
         default_steps=steps,
         default_guidance=guidance,
     )
+    _check_defaults(card)
     with (
         open_services(settings.load(data), "presswork command") as services,
         services.engine.begin() as connection,
     ):
         models.add(connection, card)
     answer(card, as_json=as_json, text=f"{card.identity} from {card.source}")
+
+
+def _check_names(given: dict[str, str]) -> None:
+    """Refuse what cannot be stored, or would be a name that nobody can type."""
+    for field, text in given.items():
+        if not text.strip():
+            raise BadInputError(Problem("must not be empty", field=field))
+        try:
+            check_storable(text)
+        except ValueError as error:
+            raise BadInputError(Problem(str(error), field=field)) from error
+
+
+def _check_defaults(card: ModelCard) -> None:
+    """Refuse a model whose defaults no job could use."""
+    try:
+        request = ImageRequest(
+            prompt="placeholder",
+            model=card.name,
+            size=card.default_size,
+            steps=card.default_steps,
+            guidance=card.default_guidance,
+        )
+        resolve(request, card)
+    except ValidationError as error:
+        problems = from_validation(error, ImageRequest)
+    except BadInputError as error:
+        problems = list(error.problems)
+    else:
+        return
+    raise BadInputError(*(replace(item, field=f"--{item.field}") for item in problems))
 
 
 def _source(source: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ commands = typer.Typer(no_args_is_help=True, help="Submit campaigns and follow t
 
 FileArgument = Annotated[Path, typer.Argument(help="The campaign's YAML file.")]
 IdArgument = Annotated[UUID, typer.Argument(help="The campaign's id.")]
-OutOption = Annotated[Path, typer.Option("--out", help="The folder to write to.")]
+OutOption = Annotated[Path, typer.Option("--out", file_okay=False, help="The folder to write to.")]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,12 +7,11 @@ from typing import Annotated
 from uuid import UUID
 
 import typer
-from pydantic import ValidationError
 
 from jobs import requests, submissions
-from jobs.campaigns import file as campaign_file
+from jobs.campaigns.recipients import decode
 from jobs.cli.output import DataOption, JsonFlag, answer, opened
-from jobs.problems import BadInputError, Problem, from_validation
+from jobs.problems import BadInputError, Problem, found_in
 from jobs.services import Services
 from jobs.submissions import JobSubmission
 from storage.lifecycle import FINAL, JobStatus
@@ -41,7 +40,8 @@ def submit(
     """Submit one job."""
     submission = read_submission(file)
     with opened(data) as (services, tenant_id):
-        job_id = submissions.submit_job(services, tenant_id, submission)
+        with found_in(str(file)):
+            job_id = submissions.submit_job(services, tenant_id, submission)
         if wait:
             _wait(services, tenant_id, job_id)
         view = requests.job(services, tenant_id, job_id)
@@ -56,16 +56,13 @@ def read_submission(path: Path) -> JobSubmission:
     Raises:
         BadInputError: naming the file and each field that is wrong.
     """
+    name = str(path)
     try:
-        given = campaign_file.parse_json(path.read_text(encoding="utf-8"), str(path))
+        raw = path.read_bytes()
     except OSError as error:
-        raise BadInputError(Problem(f"cannot be read: {error.strerror}", str(path))) from error
-    except UnicodeDecodeError as error:
-        raise BadInputError(Problem("is not UTF-8", str(path))) from error
-    try:
-        return JobSubmission.model_validate(given)
-    except ValidationError as error:
-        raise BadInputError(*from_validation(error, JobSubmission)) from error
+        raise BadInputError(Problem(f"cannot be read: {error.strerror}", name)) from error
+    with found_in(name):
+        return submissions.parse_job(decode(raw, name), name)
 
 
 def _wait(services: Services, tenant_id: UUID, job_id: UUID) -> None:

@@ -1,5 +1,6 @@
 """``presswork up`` and ``presswork run``: everything on this machine."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ def up(
     s3_port: PortOption = None,
 ) -> None:
     """Start the local stack and keep it running until Ctrl-C."""
-    set_up_logging()
+    set_up_logging(logging.WARNING)
     given = {"api": api_port, "postgres": postgres_port, "valkey": valkey_port, "s3": s3_port}
     stack = Stack(
         data or settings.data_dir(),
@@ -71,7 +72,7 @@ def run(
         stop = cleanup.enter_context(_stop_signals())
         poll: Callable[[], None] = lambda: None  # noqa: E731
         if stackfile.read(data) is None and not _all_external():
-            set_up_logging()
+            set_up_logging(logging.WARNING)
             poll = cleanup.enter_context(Stack(data, devices=devices, say=notes.print)).poll
 
         def meanwhile() -> None:
@@ -82,7 +83,11 @@ def run(
         services, tenant_id = cleanup.enter_context(opened(data))
         campaign_id = submissions.submit_campaign_file(services, tenant_id, file, spec)
         notes.print(f"campaign {campaign_id}")
-        watch(services, tenant_id, campaign_id, meanwhile=meanwhile)
+        try:
+            watch(services, tenant_id, campaign_id, meanwhile=meanwhile)
+        except KeyboardInterrupt:
+            notes.print("stopped; `presswork up` goes on with the campaign where it is now")
+            raise
         view = requests.campaign(services, tenant_id, campaign_id)
         written = exports.export_campaign(services, view, tenant_id, out)
     text = f"{summary(view)}\n{export_summary(written)}"

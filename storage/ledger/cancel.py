@@ -129,7 +129,7 @@ def cancel_campaign(engine: Engine, tenant_id: UUID, campaign_id: UUID) -> bool:
             text(
                 """
                 SELECT status FROM campaigns
-                WHERE id = :id AND tenant_id = :tenant_id FOR UPDATE
+                WHERE id = :id AND tenant_id = :tenant_id FOR NO KEY UPDATE
                 """
             ),
             {"id": campaign_id, "tenant_id": tenant_id},

@@ -71,18 +71,48 @@ def claim(
     The attempt is counted here, before the device is touched, so that a job that kills its
     process runs out of attempts. A job marked ``solo`` (its lease expired before) comes alone.
     """
-    claim_id = uuid4()
-    try:
-        with engine.begin() as connection:
-            for batch_key in _keys(connection, pool, prefer):
-                if _take(connection, claim_id, pool=pool, batch_key=batch_key, size=size):
-                    _insert_claim(connection, claim_id, worker, batch_key, lease_s)
-                    return _read(connection, claim_id)
+    while True:
+        claim_id = uuid4()
+        try:
+            with engine.begin() as connection:
+                found = _claim(
+                    connection,
+                    claim_id,
+                    worker=worker,
+                    pool=pool,
+                    size=size,
+                    lease_s=lease_s,
+                    prefer=prefer,
+                )
+        except OperationalError:
+            # The commit may have happened although its answer was lost. The id is ours, so look.
+            with engine.begin() as connection:
+                return _read(connection, claim_id)
+        if found is None:
             return None
-    except OperationalError:
-        # The commit may have happened although its answer was lost. The id is ours, so look.
-        with engine.begin() as connection:
+        if found.jobs:
+            return found
+
+
+def _claim(
+    connection: Connection,
+    claim_id: UUID,
+    *,
+    worker: str,
+    pool: str,
+    size: int,
+    lease_s: float,
+    prefer: str | None,
+) -> Batch | None:
+    """One attempt; a batch without jobs: all that was found there has been cancelled instead."""
+    for batch_key in _keys(connection, pool, prefer):
+        taken = _take(connection, claim_id, pool=pool, batch_key=batch_key, size=size)
+        if JobStatus.RUNNING in taken:
+            _insert_claim(connection, claim_id, worker, batch_key, lease_s)
             return _read(connection, claim_id)
+        if taken:
+            return Batch(claim_id, batch_key, lease_s, jobs=())
+    return None
 
 
 def _keys(connection: Connection, pool: str, prefer: str | None) -> Sequence[str]:
@@ -112,7 +142,10 @@ def _keys(connection: Connection, pool: str, prefer: str | None) -> Sequence[str
     return keys.scalars().all()
 
 
-def _take(connection: Connection, claim_id: UUID, *, pool: str, batch_key: str, size: int) -> bool:
+def _take(
+    connection: Connection, claim_id: UUID, *, pool: str, batch_key: str, size: int
+) -> list[JobStatus]:
+    """What became of the jobs at the head of a key: running, or cancelled with their campaign."""
     rows = connection.execute(
         text(
             """
@@ -146,7 +179,7 @@ def _take(connection: Connection, claim_id: UUID, *, pool: str, batch_key: str, 
         claim_id,
         counters.moves((row.campaign_id, JobStatus.QUEUED, JobStatus(row.status)) for row in rows),
     )
-    return any(row.status == JobStatus.RUNNING for row in rows)
+    return [JobStatus(row.status) for row in rows]
 
 
 def _insert_claim(

@@ -92,7 +92,7 @@ def up(data: Path, log: Path) -> Iterator[Running]:
         )
     try:
         info = until(
-            lambda: process.poll() is None and stackfile.read(data),
+            lambda: stackfile.read(data) if process.poll() is None else None,
             timeout_s=120,
             what=f"presswork up; see {log}",
         )

@@ -32,6 +32,7 @@ class Steps:
         self._last = last
 
     def step(self, done: int, total: int) -> None:
+        """Note the step, or stop."""
         self.seen.append((done, total))
         if done == self._last:
             raise StopRequestedError

@@ -1,0 +1,379 @@
+"""The ledger against a model of it that fits on a page, in whatever order things happen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+from uuid import UUID
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Engine
+
+from storage import tenants
+from storage.ledger import cancel, claim, finish, recover, submit
+from storage.ledger.cancel import RETRY_ATTEMPTS, WrongStateError
+from storage.ledger.claim import Batch
+from storage.ledger.finish import Outcome, Released
+from storage.lifecycle import CANCELLABLE, FINAL, RETRYABLE, TRANSITIONS, JobStatus
+from tests.integration.ledger_cases import (
+    LEASE_S,
+    broken,
+    campaign_jobs,
+    check_books,
+    execute,
+    expire,
+    fan_out,
+    ids,
+    let_wait_end,
+    made,
+    new_campaign,
+    new_job,
+    recipient_rows,
+    rows,
+    take,
+)
+
+QUEUED, RUNNING, WAITING = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.WAITING
+SUCCEEDED, FAILED, CANCELLED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED
+
+KEYS = st.sampled_from("ab")
+ANY = st.integers(0, 99)
+"""Which one of those that there are."""
+ENDS = st.sampled_from(["succeeded", "succeeded", "retryable", "hopeless", "released", "goes on"])
+MOST = 4
+
+T = TypeVar("T")
+
+
+def pick(things: Sequence[T], number: int) -> T:
+    """One of those that there are."""
+    return things[number % len(things)]
+
+
+@dataclass
+class ModelJob:
+    """What must be true of a job."""
+
+    id: UUID
+    campaign_id: UUID | None
+    key: str
+    priority: int = 0
+    status: JobStatus = QUEUED
+    attempts: int = 0
+    max_attempts: int = 3
+    solo: bool = False
+    flagged: bool = False
+    claim_id: UUID | None = None
+
+    def end(self, how: str) -> None:
+        """What its holder's finish makes of it."""
+        if self.flagged:
+            self.status = CANCELLED
+        elif how == "succeeded":
+            self.status = SUCCEEDED
+        elif how == "released":
+            self.status = QUEUED
+            self.attempts -= 1
+        elif how == "retryable" and self.attempts < self.max_attempts:
+            self.status = WAITING
+        else:
+            self.status = FAILED
+        if self.status not in FINAL:
+            self.claim_id = None
+
+    def lose(self) -> None:
+        """What the end of its lease makes of it."""
+        if self.flagged:
+            self.status = CANCELLED
+        else:
+            self.status = QUEUED if self.attempts < self.max_attempts else FAILED
+        self.solo = True
+        self.claim_id = None
+
+
+def outcome(how: str, job_id: UUID, claim_id: UUID) -> Outcome:
+    """The end of a job as its worker reports it."""
+    match how:
+        case "succeeded":
+            return made(job_id, by=str(claim_id), outputs=2)
+        case "released":
+            return Released(job_id)
+        case _:
+            return broken(job_id, retry=how == "retryable")
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Drives the ledger's public functions, and the model beside them."""
+
+    engine: ClassVar[Engine]
+
+    def __init__(self) -> None:
+        """Start with empty tables."""
+        super().__init__()
+        execute(
+            self.engine,
+            "TRUNCATE tenants, campaigns, creatives, recipients, claims, jobs, artifacts,"
+            " campaign_counters, api_keys",
+        )
+        with self.engine.begin() as connection:
+            self.tenant_id = tenants.ensure(connection, "machine")
+        self.jobs: dict[UUID, ModelJob] = {}
+        self.compiling: dict[UUID, tuple[str, ...]] = {}
+        self.campaigns: list[UUID] = []
+        self.cancelled: set[UUID] = set()
+        self.batches: list[Batch] = []  # of the dead as well: those are the zombies
+        self.expired: set[UUID] = set()
+        self.artifacts: set[tuple[UUID, UUID]] = set()
+        self.seen: dict[UUID, JobStatus] = {}
+
+    def held_by(self, claim_id: UUID) -> list[ModelJob]:
+        """The jobs that run under a claim."""
+        return [
+            job for job in self.jobs.values() if (job.claim_id, job.status) == (claim_id, RUNNING)
+        ]
+
+    def in_status(self, *status: JobStatus) -> list[ModelJob]:
+        """The jobs that are somewhere."""
+        return [job for job in self.jobs.values() if job.status in status]
+
+    def doomed(self, job: ModelJob) -> bool:
+        """Whether the job's campaign was cancelled."""
+        return job.campaign_id in self.cancelled
+
+    @rule(key=KEYS, priority=st.integers(-1, 1))
+    def submit_job(self, key: str, priority: int) -> None:
+        """A single job comes in."""
+        job = new_job(self.tenant_id, key, priority=priority)
+        job_id = submit.submit_job(self.engine, job)
+        self.jobs[job_id] = ModelJob(job_id, None, key, priority)
+
+    @rule(recipients=st.integers(1, 3), keys=st.lists(KEYS, min_size=1, max_size=2))
+    def submit_campaign(self, recipients: int, keys: list[str]) -> None:
+        """A campaign comes in; it has no jobs yet."""
+        campaign_id = submit.submit_campaign(
+            self.engine, new_campaign(self.tenant_id, *keys), recipient_rows(recipients)
+        )
+        self.compiling[campaign_id] = tuple(keys * recipients)
+        self.campaigns.append(campaign_id)
+
+    @rule()
+    def fan_out(self) -> None:
+        """All campaigns that wait for their jobs get them."""
+        wanted = {
+            campaign_id: len(keys)
+            for campaign_id, keys in self.compiling.items()
+            if campaign_id not in self.cancelled
+        }
+        assert fan_out(self.engine) == wanted
+        for campaign_id in wanted:
+            job_ids = campaign_jobs(self.engine, campaign_id)
+            for job_id, key in zip(job_ids, self.compiling[campaign_id], strict=True):
+                self.jobs[job_id] = ModelJob(job_id, campaign_id, key)
+        self.compiling.clear()
+
+    @rule(size=st.integers(1, MOST), prefer=st.none() | KEYS)
+    def claim(self, size: int, prefer: str | None) -> None:
+        """A worker asks for work."""
+        doomed = [job for job in self.in_status(QUEUED) if self.doomed(job)]
+        expected = self.next_batch(size, prefer)
+        batch = take(self.engine, size, prefer=prefer)
+        found = ids(batch) if batch else []
+        if doomed:
+            # How many of them it meets and drops on its way is its own affair.
+            [dropped] = rows(
+                self.engine,
+                "SELECT array_agg(id) AS ids FROM jobs WHERE status = 'cancelled' AND id = ANY(:d)",
+                d=[job.id for job in doomed],
+            )
+            for job_id in dropped.ids or []:
+                self.jobs[job_id].status = CANCELLED
+            assert all(self.jobs[job_id].status is QUEUED for job_id in found)
+            assert not any(self.doomed(self.jobs[job_id]) for job_id in found)
+            assert len({self.jobs[job_id].key for job_id in found}) <= 1
+            assert len(found) <= 1 or not any(self.jobs[job_id].solo for job_id in found)
+        else:
+            assert found == expected
+        if batch:
+            self.batches.append(batch)
+        for job in batch.jobs if batch else ():
+            model = self.jobs[job.id]
+            model.status = RUNNING
+            model.attempts += 1
+            model.claim_id = batch.claim_id if batch else None
+            assert job.attempt == model.attempts
+
+    def next_batch(self, size: int, prefer: str | None) -> list[UUID]:
+        """The jobs that a claim must take, where no campaign is cancelled."""
+        queued = sorted(self.in_status(QUEUED), key=lambda job: (job.priority, job.id))
+        if not queued:
+            return []
+        preferred = [job for job in queued if job.key == prefer]
+        key = (preferred or queued)[0].key
+        first, *others = [job for job in queued if job.key == key][:size]
+        return [first.id, *(job.id for job in others if not (first.solo or job.solo))]
+
+    @precondition(lambda self: self.batches)
+    @rule(number=ANY, ends=st.lists(ENDS, min_size=MOST, max_size=MOST))
+    def finish(self, number: int, ends: list[str]) -> None:
+        """A worker, or its zombie, reports how some of its jobs ended."""
+        batch = pick(self.batches, number)
+        named = {
+            job_id: how for job_id, how in zip(ids(batch), ends, strict=False) if how != "goes on"
+        }
+        expected = {}
+        for job_id, how in named.items():
+            job = self.jobs[job_id]
+            if job.claim_id != batch.claim_id:
+                continue
+            if job.status is RUNNING:
+                job.end(how)
+                if job.status is SUCCEEDED:
+                    self.artifacts.add((job_id, batch.claim_id))
+            expected[job_id] = job.status
+        outcomes = [outcome(how, job_id, batch.claim_id) for job_id, how in named.items()]
+        assert finish.finish(self.engine, batch.claim_id, outcomes) == expected
+
+    @precondition(lambda self: self.batches)
+    @rule(number=ANY)
+    def renew(self, number: int) -> None:
+        """A worker's heart beats, or its zombie's."""
+        claim_id = pick(self.batches, number).claim_id
+        execute(
+            self.engine, "UPDATE claims SET lease_s = :s WHERE id = :id", s=LEASE_S, id=claim_id
+        )
+        held = self.held_by(claim_id)
+        flagged = frozenset(job.id for job in held if job.flagged)
+        assert claim.renew(self.engine, claim_id) == claim.Lease(bool(held), flagged)
+        self.expired.discard(claim_id)
+
+    @precondition(lambda self: self.in_status(RUNNING))
+    @rule(number=ANY)
+    def expire(self, number: int) -> None:
+        """A worker has been silent for longer than its lease; nobody has looked yet."""
+        claim_id = pick(self.in_status(RUNNING), number).claim_id
+        assert claim_id is not None
+        expire(self.engine, claim_id)
+        self.expired.add(claim_id)
+
+    @rule()
+    def recover(self) -> None:
+        """A sweeper takes all leases that have ended."""
+        expected = {
+            claim_id: len(held) for claim_id in self.expired if (held := self.held_by(claim_id))
+        }
+        found = {}
+        while recovered := recover.recover_claim(self.engine):
+            found[recovered.claim_id] = recovered.jobs
+        assert found == expected
+        for claim_id in expected:
+            for job in self.held_by(claim_id):
+                job.lose()
+        self.expired.clear()
+
+    @rule()
+    def promote(self) -> None:
+        """The time of all waiting jobs comes."""
+        let_wait_end(self.engine)
+        assert recover.promote(self.engine) == len(self.in_status(WAITING))
+        for job in self.in_status(WAITING):
+            job.status = QUEUED
+
+    @precondition(lambda self: self.jobs)
+    @rule(number=ANY)
+    def cancel_job(self, number: int) -> None:
+        """Somebody cancels a job."""
+        job = pick(list(self.jobs.values()), number)
+        if job.status in (SUCCEEDED, FAILED):
+            with pytest.raises(WrongStateError, match=job.status):
+                cancel.cancel_job(self.engine, self.tenant_id, job.id)
+            return
+        if job.status is RUNNING:
+            job.flagged = True
+        else:
+            job.status = CANCELLED
+        assert cancel.cancel_job(self.engine, self.tenant_id, job.id) is job.status
+
+    @precondition(lambda self: self.jobs)
+    @rule(number=ANY)
+    def retry_job(self, number: int) -> None:
+        """Somebody asks for a job again."""
+        job = pick(list(self.jobs.values()), number)
+        if job.status not in RETRYABLE or self.doomed(job):
+            with pytest.raises(WrongStateError):
+                cancel.retry_job(self.engine, self.tenant_id, job.id)
+            return
+        assert cancel.retry_job(self.engine, self.tenant_id, job.id) == "default"
+        job.status = QUEUED
+        job.max_attempts = job.attempts + RETRY_ATTEMPTS
+        job.flagged = False
+        job.claim_id = None
+
+    @precondition(lambda self: self.campaigns)
+    @rule(number=ANY)
+    def cancel_campaign(self, number: int) -> None:
+        """Somebody cancels a campaign; nothing has happened to its jobs yet."""
+        campaign_id = pick(self.campaigns, number)
+        assert cancel.cancel_campaign(self.engine, self.tenant_id, campaign_id)
+        self.cancelled.add(campaign_id)
+
+    @rule()
+    def cancel_flagged(self) -> None:
+        """A sweeper cancels the jobs of all cancelled campaigns."""
+        cancelled = 0
+        while done := cancel.cancel_flagged(self.engine):
+            cancelled += done
+        affected = [
+            job
+            for job in self.in_status(*CANCELLABLE)
+            if self.doomed(job) and not (job.status is RUNNING and job.flagged)
+        ]
+        assert cancelled == len(affected)
+        for job in affected:
+            job.flagged = True
+            if job.status is not RUNNING:
+                job.status = CANCELLED
+
+    @invariant()
+    def the_ledger_equals_the_model(self) -> None:
+        """Every job is where the model has it, and came there by an allowed way."""
+        found = {row.id: row for row in rows(self.engine, "SELECT * FROM jobs")}
+        assert found.keys() == self.jobs.keys()
+        for job in self.jobs.values():
+            row = found[job.id]
+            before = self.seen.get(job.id, QUEUED)
+            assert row.status == job.status
+            assert job.status is before or job.status in TRANSITIONS[before]
+            assert (row.attempts, row.max_attempts) == (job.attempts, job.max_attempts)
+            assert (row.solo, row.claim_id) == (job.solo, job.claim_id)
+            if job.status is RUNNING:
+                assert row.cancel_requested == job.flagged
+            self.seen[job.id] = job.status
+
+    @invariant()
+    def every_success_has_its_artifacts_once(self) -> None:
+        """Only a holder's success has made artifacts, all of it and once."""
+        found = rows(self.engine, "SELECT job_id, claim_id FROM artifacts")
+        assert {tuple(row) for row in found} == self.artifacts
+        assert len(found) == 2 * len(self.artifacts)
+
+    @invariant()
+    def the_books_are_right(self) -> None:
+        """Counters equal a recount, final means finished, claims live as long as their jobs."""
+        check_books(self.engine)
+
+
+def test_the_ledger_equals_its_model(engine: Engine) -> None:
+    """In whatever order work is submitted, claimed, ended, lost and cancelled, the books agree."""
+    LedgerMachine.engine = engine
+    run_state_machine_as_test(
+        LedgerMachine,
+        settings=settings(max_examples=50, stateful_step_count=30, deadline=None, derandomize=True),
+    )
