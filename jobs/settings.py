@@ -40,11 +40,9 @@ class Settings(BaseSettings):
     broker_url: Annotated[str, Field(pattern=r"^(rediss?|redis\+socket|sentinel)://", repr=False)]
     s3_bucket: str
     s3_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*)?$")] | None = None
-    aws_access_key_id: Annotated[str | None, Field(validation_alias="AWS_ACCESS_KEY_ID")] = None
-    aws_secret_access_key: Annotated[
-        str | None, Field(validation_alias="AWS_SECRET_ACCESS_KEY", repr=False)
-    ] = None
-    aws_region: Annotated[str, Field(validation_alias="AWS_REGION")] = "us-east-1"
+    s3_access_key_id: str | None = None
+    """Set by the local stack; left open, boto3's own chain finds the AWS variables or a role."""
+    s3_secret_access_key: Annotated[str | None, Field(repr=False)] = None
 
     tenant: str = "default"
     """The tenant on whose behalf the command acts."""
@@ -83,9 +81,8 @@ class Settings(BaseSettings):
         return ObjectStore(
             self.s3_endpoint,
             self.s3_bucket,
-            access_key_id=self.aws_access_key_id,
-            secret_access_key=self.aws_secret_access_key,
-            region=self.aws_region,
+            access_key_id=self.s3_access_key_id,
+            secret_access_key=self.s3_secret_access_key,
         )
 
 
@@ -96,9 +93,8 @@ SERVICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "s3": (
             "PRESSWORK_S3_BUCKET",
             "PRESSWORK_S3_ENDPOINT",
-            "AWS_ACCESS_KEY_ID",
-            "AWS_SECRET_ACCESS_KEY",
-            "AWS_REGION",
+            "PRESSWORK_S3_ACCESS_KEY_ID",
+            "PRESSWORK_S3_SECRET_ACCESS_KEY",
         ),
     },
 )
@@ -108,9 +104,8 @@ SERVICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def load(data: Path | None = None) -> Settings:
     """The settings of this process.
 
-    A service that the environment names is taken from there as a whole; any other from the local
-    stack. (By service, since a shell that has AWS variables for something else must not mix them
-    with the stack's own bucket.)
+    A service that the environment names is taken from there as a whole, any other from the local
+    stack.
 
     Raises:
         NotConfiguredError: what is missing is named.
@@ -138,18 +133,14 @@ def load(data: Path | None = None) -> Settings:
 def from_environment(environment: Mapping[str, str]) -> Settings:
     """The settings in ``environment``, and what it leaves open from the process's own."""
     fields: dict[str, Any] = {
-        name.removeprefix("PRESSWORK_").lower() if name.startswith("PRESSWORK_") else name: value
-        for name, value in environment.items()
+        name.removeprefix("PRESSWORK_").lower(): value for name, value in environment.items()
     }
     return Settings(**fields)
 
 
 def variable(field: str) -> str:
     """The environment variable by which a field of `Settings` is set."""
-    alias = (
-        Settings.model_fields[field].validation_alias if field in Settings.model_fields else field
-    )
-    return str(alias) if alias else f"PRESSWORK_{field.upper()}"
+    return f"PRESSWORK_{field.upper()}"
 
 
 def external_services() -> frozenset[str]:
@@ -157,7 +148,7 @@ def external_services() -> frozenset[str]:
     return frozenset(
         name
         for name, variables in SERVICES.items()
-        if any(os.environ.get(v) for v in variables if v.startswith("PRESSWORK_"))
+        if any(os.environ.get(variable) for variable in variables)
     )
 
 

@@ -22,6 +22,8 @@ def connect(url: str, *, application: str, pool_size: int = 5) -> Engine:
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
+        # Values are customers' data, and errors are logged.
+        hide_parameters=True,
         connect_args={
             "application_name": application,
             "connect_timeout": 10,

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -51,7 +51,7 @@ def artifact_key(claim_id: UUID, job_id: UUID, index: int, sha256: str, media_ty
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """One bucket. Without a key pair, boto3's own chain finds the credentials.
+    """One bucket. Without a key pair, boto3's own chain finds credentials and region.
 
     Methods raise `ObjectStoreError`, after four tries where trying again may help.
     """
@@ -59,8 +59,7 @@ class ObjectStore:
     endpoint: str | None
     bucket: str
     access_key_id: str | None = None
-    secret_access_key: str | None = None
-    region: str = "us-east-1"
+    secret_access_key: str | None = field(default=None, repr=False)
 
     @cached_property
     def _client(self) -> "S3Client":
@@ -69,7 +68,6 @@ class ObjectStore:
             endpoint_url=self.endpoint,
             aws_access_key_id=self.access_key_id,
             aws_secret_access_key=self.secret_access_key,
-            region_name=self.region,
             config=Config(
                 # Presigned links are refused by most servers with the older signature.
                 signature_version="s3v4",

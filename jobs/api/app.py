@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from jobs.api import artifacts, campaigns, jobs
 from jobs.api.problems import add_handlers
@@ -22,7 +23,8 @@ def make_app(settings: Settings) -> FastAPI:
             app.state.services = services
             yield
 
-    app = FastAPI(
+    # Its pages bring their scripts along: many machines with devices have no internet.
+    app = FastAPIOffline(
         title="Presswork",
         summary="Marketing content in bulk: submit campaigns, poll jobs, fetch artifacts.",
         description="OpenAPI at `/openapi.json`; errors are RFC 9457 problems.",

@@ -105,8 +105,8 @@ def _submit(
         spec = campaign_file.from_mapping(campaign_file.parse_json(text, name))
     else:
         spec = campaign_file.parse_yaml(text, name)
-    if spec.recipients.file is not None:
-        # A path on our disk is none of the caller's business.
+    # With an upload, `recipients.file` is what the file was called where it came from.
+    if recipients is None and spec.recipients.file is not None:
         raise BadInputError(
             spec.place(
                 Problem("names a file on the server; upload it instead", field="recipients.file")

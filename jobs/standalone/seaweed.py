@@ -23,7 +23,6 @@ from jobs.standalone.ports import HOST
 from storage.objects import ObjectStore, ObjectStoreError
 
 BUCKET = "presswork"
-REGION = "us-east-1"
 PARTS = ("s3", "master", "volume", "filer")
 
 log = logging.getLogger(__name__)
@@ -116,9 +115,8 @@ class Seaweed:
         return {
             "PRESSWORK_S3_ENDPOINT": f"http://{HOST}:{self._ports['s3']}",
             "PRESSWORK_S3_BUCKET": BUCKET,
-            "AWS_ACCESS_KEY_ID": self._credentials.s3_access_key_id,
-            "AWS_SECRET_ACCESS_KEY": self._credentials.s3_secret_access_key,
-            "AWS_REGION": REGION,
+            "PRESSWORK_S3_ACCESS_KEY_ID": self._credentials.s3_access_key_id,
+            "PRESSWORK_S3_SECRET_ACCESS_KEY": self._credentials.s3_secret_access_key,
         }
 
     @cached_property
@@ -128,7 +126,6 @@ class Seaweed:
             BUCKET,
             access_key_id=self._credentials.s3_access_key_id,
             secret_access_key=self._credentials.s3_secret_access_key,
-            region=REGION,
         )
 
     def _identity(self) -> dict[str, object]:

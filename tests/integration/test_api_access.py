@@ -330,17 +330,17 @@ CREATE TRIGGER fail BEFORE INSERT ON jobs EXECUTE FUNCTION fail();
 def test_a_database_that_gives_up_in_the_middle(
     client: TestClient, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """503 while a job is stored: the log says why, and nothing of what the job was about."""
+    """503 while a job is stored: the log says why, and nothing of what was sent."""
     with engine.begin() as connection:
         connection.execute(text(FAILING))
     try:
-        job = {"kind": "image", "request": {"prompt": "Ada"}}
-        check(client, 503, "POST", "/v1/jobs", json=job)
+        headers = {"Idempotency-Key": "for-ada@example.org"}
+        check(client, 503, "POST", "/v1/jobs", json=IMAGE_JOB, headers=headers)
     finally:
         with engine.begin() as connection:
             connection.execute(text("DROP FUNCTION fail CASCADE"))
     assert "shutting down" in caplog.text
-    assert "Ada" not in caplog.text
+    assert "ada" not in caplog.text
     assert rows(engine)["jobs"] == 0
 
 
@@ -358,10 +358,14 @@ def test_a_bug_is_a_problem_too(settings: Settings, tenant_id: UUID, engine: Eng
 
 
 def test_the_documentation_is_served(client: TestClient) -> None:
-    """The page at /docs shows the description at /openapi.json; neither needs a key."""
+    """The page at /docs, which needs neither a key nor the internet, shows /openapi.json."""
     page = client.get("/docs", headers={"Authorization": ""})
     assert page.headers["content-type"].startswith("text/html")
     assert "/openapi.json" in page.text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert sources
+    assert all(client.get(source).status_code == 200 for source in sources)
+    assert not any("//" in source for source in sources)
     assert client.get("/openapi.json", headers={"Authorization": ""}).status_code == 200
 
 

@@ -122,7 +122,7 @@ def test_the_bucket_is_away(settings: Settings, worker: None, closed_port: int) 
 
 def test_wrong_credentials_for_the_bucket(settings: Settings, worker: None) -> None:
     """A store that refuses our signature is said to do so, without the secret."""
-    findings = found(settings, aws_secret_access_key="hidden")
+    findings = found(settings, s3_secret_access_key="hidden")
     assert bad(findings) == ["bucket"]
     assert "SignatureDoesNotMatch" in findings["bucket"].says
     assert "hidden" not in repr(findings)

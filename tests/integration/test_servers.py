@@ -46,9 +46,8 @@ def object_store(environment: Mapping[str, str]) -> ObjectStore:
     return ObjectStore(
         environment["PRESSWORK_S3_ENDPOINT"],
         environment["PRESSWORK_S3_BUCKET"],
-        access_key_id=environment["AWS_ACCESS_KEY_ID"],
-        secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
-        region=environment["AWS_REGION"],
+        access_key_id=environment["PRESSWORK_S3_ACCESS_KEY_ID"],
+        secret_access_key=environment["PRESSWORK_S3_SECRET_ACCESS_KEY"],
     )
 
 
@@ -133,7 +132,7 @@ def test_secrets_are_neither_readable_nor_on_command_lines(servers: Servers) -> 
         assert stat.S_IMODE((servers.data / name).stat().st_mode) == 0o600
     assert stat.S_IMODE(servers.data.stat().st_mode) == 0o700
     password = servers.environment["PRESSWORK_BROKER_URL"].split(":")[2].split("@")[0]
-    secrets = {password, servers.environment["AWS_SECRET_ACCESS_KEY"]}
+    secrets = {password, servers.environment["PRESSWORK_S3_SECRET_ACCESS_KEY"]}
     lines = [" ".join(process.cmdline()) for process in processes(servers)]
     assert not [line for line in lines for secret in secrets if secret in line]
 
@@ -168,7 +167,7 @@ def test_data_survives_a_stop_which_is_quick(tmp_path: Path) -> None:
     with Servers(tmp_path) as second:
         assert [
             second.environment[name] == first.environment[name]
-            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+            for name in ("PRESSWORK_S3_ACCESS_KEY_ID", "PRESSWORK_S3_SECRET_ACCESS_KEY")
         ] == [True, True]
         with psycopg.connect(database(second.environment)) as connection:
             assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)

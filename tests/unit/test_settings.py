@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from pydantic import ValidationError
@@ -24,14 +25,14 @@ STACK = {
     "PRESSWORK_BROKER_URL": "redis://:stack@127.0.0.1:2/0",
     "PRESSWORK_S3_BUCKET": "stack",
     "PRESSWORK_S3_ENDPOINT": "http://127.0.0.1:3",
-    "AWS_ACCESS_KEY_ID": "stack key",
-    "AWS_SECRET_ACCESS_KEY": "stack secret",
-    "AWS_REGION": "stack-1",
+    "PRESSWORK_S3_ACCESS_KEY_ID": "stack key",
+    "PRESSWORK_S3_SECRET_ACCESS_KEY": "stack secret",
 }
 AWS_OF_THE_SHELL = {
     "AWS_ACCESS_KEY_ID": "shell key",
     "AWS_SECRET_ACCESS_KEY": "shell secret",
-    "AWS_REGION": "shell-1",
+    "AWS_SESSION_TOKEN": "shell token",
+    "AWS_DEFAULT_REGION": "shell-1",
 }
 S3_OF_THE_SHELL = {"PRESSWORK_S3_BUCKET": "shell", **AWS_OF_THE_SHELL}
 
@@ -67,7 +68,7 @@ def set_all(shell: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
         shell.setenv(name, value)
 
 
-def bucket(settings: Settings) -> tuple[str, str | None, str | None, str | None, str]:
+def bucket(settings: Settings) -> tuple[str, str | None, str | None, str | None]:
     """All that is known of the object store."""
     store = settings.objects()
     return (
@@ -75,11 +76,10 @@ def bucket(settings: Settings) -> tuple[str, str | None, str | None, str | None,
         store.endpoint,
         store.access_key_id,
         store.secret_access_key,
-        store.region,
     )
 
 
-STACK_BUCKET = ("stack", "http://127.0.0.1:3", "stack key", "stack secret", "stack-1")
+STACK_BUCKET = ("stack", "http://127.0.0.1:3", "stack key", "stack secret")
 
 
 def test_everything_from_the_stack(stack: Path) -> None:
@@ -105,7 +105,16 @@ def test_the_shells_aws_variables_do_not_reach_the_stacks_bucket(
     """Credentials for something else are not sent to our own store."""
     set_all(shell, AWS_OF_THE_SHELL)
     assert bucket(load(stack)) == STACK_BUCKET
+    signature = signed_by(load(stack))
+    assert signature["X-Amz-Credential"][0].startswith("stack key/")
+    assert "X-Amz-Security-Token" not in signature
     assert external_services() == frozenset()
+
+
+def signed_by(settings: Settings) -> dict[str, list[str]]:
+    """What a presigned link says of the credentials and the region behind it."""
+    link = settings.objects().presigned_get("k", filename="f", media_type="x/y", expires_s=60)
+    return parse_qs(urlsplit(link).query)
 
 
 def test_the_shells_aws_variables_belong_to_the_shells_bucket(
@@ -114,7 +123,11 @@ def test_the_shells_aws_variables_belong_to_the_shells_bucket(
     """A bucket that the environment names is reached as the environment says, or not at all."""
     set_all(shell, S3_OF_THE_SHELL)
     settings = load(stack)
-    assert bucket(settings) == ("shell", None, "shell key", "shell secret", "shell-1")
+    assert bucket(settings) == ("shell", None, None, None)
+    signature = signed_by(settings)
+    assert signature["X-Amz-Credential"][0].startswith("shell key/")
+    assert "/shell-1/" in signature["X-Amz-Credential"][0]
+    assert signature["X-Amz-Security-Token"] == ["shell token"]
     assert settings.database_url == STACK["PRESSWORK_DATABASE_URL"]
     assert external_services() == {"s3"}
 
@@ -123,8 +136,8 @@ def test_a_bucket_without_keys_leaves_them_to_amazons_own_chain(
     stack: Path, shell: pytest.MonkeyPatch
 ) -> None:
     """The stack's keys are not mixed into a bucket of the environment."""
-    set_all(shell, {"PRESSWORK_S3_BUCKET": "shell", "AWS_REGION": ""})
-    assert bucket(load(stack)) == ("shell", None, None, None, "us-east-1")
+    set_all(shell, {"PRESSWORK_S3_BUCKET": "shell"})
+    assert bucket(load(stack)) == ("shell", None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +162,7 @@ def test_each_service_is_chosen_by_itself(
 
 def test_an_empty_variable_is_not_set(stack: Path, shell: pytest.MonkeyPatch) -> None:
     """A variable that is there and empty chooses nothing."""
-    set_all(shell, {"PRESSWORK_DATABASE_URL": "", "PRESSWORK_S3_BUCKET": "", "AWS_REGION": ""})
+    set_all(shell, {"PRESSWORK_DATABASE_URL": "", "PRESSWORK_S3_BUCKET": ""})
     settings = load(stack)
     assert settings.database_url == STACK["PRESSWORK_DATABASE_URL"]
     assert bucket(settings) == STACK_BUCKET
@@ -241,9 +254,8 @@ def test_endpoints(endpoint: str) -> None:
 
 
 def test_variables_of_fields() -> None:
-    """A field's variable has our prefix, unless Amazon's tools have named it already."""
+    """A field's variable has our prefix."""
     assert variable("lease_s") == "PRESSWORK_LEASE_S"
-    assert variable("aws_region") == variable("AWS_REGION") == "AWS_REGION"
 
 
 def test_settings_are_frozen_and_keep_their_secrets() -> None:
