@@ -24,7 +24,8 @@ class Slot:
     @property
     def environment(self) -> dict[str, str]:
         """What must be set before torch is imported."""
-        pinned = {"CUDA_VISIBLE_DEVICES": self.visible}
+        # Numbered as nvidia-smi does, not fastest first.
+        pinned = {"CUDA_VISIBLE_DEVICES": self.visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         if self.threads:
             pinned["OMP_NUM_THREADS"] = str(self.threads)
         return pinned
@@ -56,12 +57,18 @@ def parse_devices(text: str) -> list[Slot]:
 
 
 def _cpu_slots(count: int) -> list[Slot]:
-    threads = max(len(os.sched_getaffinity(0)) // count, 1) if count > 1 else None
+    threads = max((os.cpu_count() or 1) // count, 1) if count > 1 else None
     return [Slot(f"cpu-{n}", "cpu", "", threads) for n in range(count)]
 
 
 def _gpus() -> list[str]:
-    """GPU numbers by the driver's own tool: asking torch would open every device."""
+    """GPU numbers by the driver's own tool: asking torch would open every device.
+
+    Only those that were allotted to us, where CUDA_VISIBLE_DEVICES says so.
+    """
+    allotted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allotted is not None:
+        return [number for number in allotted.split(",") if number.strip().isdecimal()]
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

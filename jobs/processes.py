@@ -46,10 +46,10 @@ def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
         os.kill(os.getpid(), how)
 
 
-def end_with_stack() -> None:
+def end_with_stack(how: signal.Signals = signal.SIGTERM) -> None:
     """`die_with_parent` for programs that a service manager may start as well, to stand alone."""
     if PARENT in os.environ:
-        die_with_parent()
+        die_with_parent(how)
 
 
 def bound_to_parent(command: Sequence[str], how: signal.Signals) -> list[str]:
@@ -71,6 +71,8 @@ class Program:
     stop_signal: signal.Signals = signal.SIGTERM
     grace_s: float = 10.0
     """How long it may take to end after ``stop_signal`` before it is killed."""
+    stage: int = 0
+    """Programs of a higher stage need those of the lower ones, and are stopped before them."""
 
 
 class Child:
@@ -81,6 +83,7 @@ class Child:
         self._clock = clock
         self._delay_s = FIRST_DELAY_S
         self._restart_at: float | None = None
+        self._asked = False
         self._start()
 
     @property
@@ -108,12 +111,18 @@ class Child:
         self._start()
         return True
 
+    def ask_to_stop(self) -> None:
+        """Send the stop signal, once: a second one means haste to many programs."""
+        if self.exit_code is None and not self._asked:
+            self._asked = True
+            self._process.send_signal(self.program.stop_signal)
+
     def stop(self) -> None:
         """Ask it to end, wait, and kill what is left of its process group."""
         if self._restart_at is not None:
             return  # it crashed and so its group was killed; its pid may be somebody else's
+        self.ask_to_stop()
         if self.exit_code is None:
-            self._process.send_signal(self.program.stop_signal)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(self.program.grace_s)
         _kill_group(self.pid)
@@ -183,9 +192,13 @@ class Supervisor:
         self._write_record()
 
     def stop(self) -> None:
-        """Stop all children, the last one started first."""
-        while self.children:
-            self.drop(self.children[-1])
+        """Stop all children: the highest stage first, those of one stage together."""
+        for stage in sorted({child.program.stage for child in self.children}, reverse=True):
+            leaving = [child for child in self.children if child.program.stage == stage]
+            for child in leaving:
+                child.ask_to_stop()
+            for child in leaving:
+                self.drop(child)
 
     def _write_record(self) -> None:
         if self._record:

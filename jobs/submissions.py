@@ -165,7 +165,12 @@ def submit_campaign(
 
 
 def submit_campaign_file(
-    services: Services, tenant_id: UUID, path: Path, spec: CampaignSpec
+    services: Services,
+    tenant_id: UUID,
+    path: Path,
+    spec: CampaignSpec,
+    *,
+    idempotency_key: str | None = None,
 ) -> UUID:
     """Submit a campaign read from ``path``, whose recipients' file is named relative to it.
 
@@ -173,11 +178,17 @@ def submit_campaign_file(
         BadInputError: nothing was created.
     """
     if spec.recipients.file is None:
-        return submit_campaign(services, tenant_id, spec)
+        return submit_campaign(services, tenant_id, spec, idempotency_key=idempotency_key)
     file = path.parent / spec.recipients.file
     try:
         with file.open("rb") as stream:
-            return submit_campaign(services, tenant_id, spec, RecipientsFile(str(file), stream))
+            return submit_campaign(
+                services,
+                tenant_id,
+                spec,
+                RecipientsFile(str(file), stream),
+                idempotency_key=idempotency_key,
+            )
     except OSError as error:
         if error.filename != str(file):
             raise

@@ -27,6 +27,11 @@ def connect(url: str, *, application: str, pool_size: int = 5) -> Engine:
         connect_args={
             "application_name": application,
             "connect_timeout": 10,
+            # A host that vanished without a word is noticed in seconds, not in a quarter hour.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15_000,
             # Sessions do not depend on what the server's administrator chose.
             "options": "-c timezone=UTC",
         },

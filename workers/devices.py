@@ -12,12 +12,14 @@ from jobs.processes import Program, Supervisor
 
 _log = logging.getLogger(__name__)
 
-GRACE_S = 3.0
 POLL_S = 0.5
 
 
-def supervise(slots: Sequence[Slot], logs: Path) -> None:
-    """Keep one worker process per slot running until SIGTERM or Ctrl-C."""
+def supervise(slots: Sequence[Slot], logs: Path, grace_s: float) -> None:
+    """Keep one worker process per slot running until SIGTERM or Ctrl-C.
+
+    Then they have ``grace_s`` to come to the next step and give their batches back.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -31,7 +33,7 @@ def supervise(slots: Sequence[Slot], logs: Path) -> None:
                     command=[sys.executable, "-m", "workers.main", "--slot", slot.name],
                     log=logs / f"worker-{slot.name}.log",
                     environment=slot.environment,
-                    grace_s=GRACE_S,
+                    grace_s=grace_s,
                 )
             )
         _log.info("workers: %s", ", ".join(slot.name for slot in slots))

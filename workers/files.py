@@ -23,7 +23,8 @@ def files_of(card: ModelCard, cache: Path) -> Path:
     """The directory with the model's files, made or fetched on first use.
 
     Raises:
-        ValueError: the source is not there, or is not pinned.
+        OSError: the source is not there.
+        ValueError: it is not pinned.
     """
     scheme, _, place = card.source.partition(":")
     match scheme:
@@ -32,7 +33,7 @@ def files_of(card: ModelCard, cache: Path) -> Path:
         case "dir":
             folder = Path(place)
             if not folder.is_dir():
-                raise ValueError(f"model {card.name!r}: there is no directory {folder} here")
+                raise FileNotFoundError(f"model {card.name!r}: no directory {folder} here")
             return folder
         case "hub":
             if not card.revision:

@@ -73,7 +73,7 @@ class WorkLoop:
             try:
                 self._wanted.clear()
                 while not self._stopping() and self._runner.run_next():
-                    pass
+                    self._ended.wait(self._runner.pause_s)
             except DBAPIError as error:
                 _log.warning("the database does not answer: %s", error.orig)
             finally:

@@ -78,16 +78,18 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--devices", help="cpu, cpu:N, GPU numbers such as 0,1, or all")
     which.add_argument("--slot", help="one device, already pinned by the process above")
+    parser.add_argument("--grace-s", type=float, default=30, help="time to stop in")
     parser.add_argument("--logs", type=Path, default=Path(".presswork/logs"))
     arguments = parser.parse_args()
-    end_with_stack()
+    # A slot's process must not outlive its supervisor: the next one would share its device.
+    end_with_stack(signal.SIGKILL if arguments.slot else signal.SIGTERM)
     set_up_logging()
     if arguments.devices:
         try:
             slots = parse_devices(arguments.devices)
         except ValueError as error:
             parser.error(str(error))
-        supervise(slots, arguments.logs)
+        supervise(slots, arguments.logs, arguments.grace_s)
         return
     name: str = arguments.slot
     slot = Slot(name, name.partition("-")[0], visible="")

@@ -72,7 +72,7 @@ class Pulse:
         while not self._stop.is_set():
             try:
                 self._listen()
-            except (DBAPIError, psycopg.Error) as error:
+            except Exception as error:  # noqa: BLE001 (without it every batch would be done twice)
                 _log.warning("heartbeat: the database does not answer (%s)", error)
                 self._stop.wait(LOOK_S)
 
@@ -80,10 +80,10 @@ class Pulse:
         with self._engine.connect() as connection:
             driver = connection.connection.driver_connection
             assert isinstance(driver, psycopg.Connection)
+            # Before anything else: this connection must never go back to the pool.
+            connection.detach()
             driver.autocommit = True
             driver.execute(f"LISTEN {claim.CANCEL_CHANNEL}")
-            # This connection must not go back to the pool: it listens.
-            connection.detach()
             due = 0.0
             while not self._stop.is_set():
                 notified = [n.payload for n in driver.notifies(timeout=LOOK_S, stop_after=1)]

@@ -75,11 +75,16 @@ def add_model(
         int | None, typer.Option(min=1, help="Sides must be multiples of this many pixels.")
     ] = None,
     max_side: Annotated[int, typer.Option(min=1, help="The longest side in pixels.")] = 2048,
+    pool: Annotated[str, typer.Option(help="The workers that run it: their PRESSWORK_POOL.")] = (
+        "default"
+    ),
     data: DataOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Register a text-to-image model in diffusers' layout."""
-    _check_names({"NAME": name, "--licence": licence, "--family": family, "--source": source})
+    _check_names(
+        {"NAME": name, "--licence": licence, "--family": family, "--source": source, "--pool": pool}
+    )
     place, revision = _source(source)
     card = ModelCard(
         name=name,
@@ -88,6 +93,7 @@ def add_model(
         source=place,
         revision=revision,
         licence=licence,
+        pool=pool,
         size_multiple_px=size_multiple or _size_multiple(place),
         max_side_px=max_side,
         default_size=size,

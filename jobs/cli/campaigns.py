@@ -9,7 +9,7 @@ import typer
 from jobs import export as exports
 from jobs import requests, submissions
 from jobs.campaigns import file as campaign_file
-from jobs.cli.output import DataOption, JsonFlag, answer, notes, opened
+from jobs.cli.output import DataOption, JsonFlag, KeyOption, answer, notes, opened
 from jobs.cli.progress import summary, watch
 from jobs.export import Export
 from storage import views
@@ -32,13 +32,16 @@ def add_to(app: typer.Typer) -> None:
 def submit(
     file: FileArgument,
     wait: Annotated[bool, typer.Option("--wait", help="Until it is over.")] = False,
+    key: KeyOption = None,
     data: DataOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check a campaign with all its recipients and submit it."""
     spec = campaign_file.load(file)
     with opened(data) as (services, tenant_id):
-        campaign_id = submissions.submit_campaign_file(services, tenant_id, file, spec)
+        campaign_id = submissions.submit_campaign_file(
+            services, tenant_id, file, spec, idempotency_key=key
+        )
         if wait:
             notes.print(f"campaign {campaign_id}")
             watch(services, tenant_id, campaign_id)

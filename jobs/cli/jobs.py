@@ -10,7 +10,7 @@ import typer
 
 from jobs import requests, submissions
 from jobs.campaigns.recipients import decode
-from jobs.cli.output import DataOption, JsonFlag, answer, opened
+from jobs.cli.output import DataOption, JsonFlag, KeyOption, answer, opened
 from jobs.problems import BadInputError, Problem, found_in
 from jobs.services import Services
 from jobs.submissions import JobSubmission
@@ -34,6 +34,7 @@ def add_to(app: typer.Typer) -> None:
 def submit(
     file: Annotated[Path, typer.Argument(help="JSON, as the body of POST /v1/jobs.")],
     wait: Annotated[bool, typer.Option("--wait", help="Until it is over.")] = False,
+    key: KeyOption = None,
     data: DataOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -41,7 +42,7 @@ def submit(
     submission = read_submission(file)
     with opened(data) as (services, tenant_id):
         with found_in(str(file)):
-            job_id = submissions.submit_job(services, tenant_id, submission)
+            job_id = submissions.submit_job(services, tenant_id, submission, idempotency_key=key)
         if wait:
             _wait(services, tenant_id, job_id)
         view = requests.job(services, tenant_id, job_id)

@@ -22,6 +22,14 @@ DataOption = Annotated[
     typer.Option("--data", help="Where the local stack keeps its state.", envvar="PRESSWORK_DATA"),
 ]
 
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--idempotency-key",
+        help="Submitting again under the same key gives the first one again.",
+    ),
+]
+
 notes = Console(stderr=True)
 """What is said beside the answer: stdout is for the answer alone."""
 

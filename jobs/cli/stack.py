@@ -45,13 +45,16 @@ def up(
     """Start the local stack and keep it running until Ctrl-C."""
     set_up_logging(logging.WARNING)
     given = {"api": api_port, "postgres": postgres_port, "valkey": valkey_port, "s3": s3_port}
-    stack = Stack(
-        data or settings.data_dir(),
-        given_ports={name: port for name, port in given.items() if port is not None},
-        devices=devices,
-        say=notes.print,
-    )
-    with _stop_signals() as stop, stack:
+    with (
+        _stop_signals() as stop,
+        Stack(
+            data or settings.data_dir(),
+            given_ports={name: port for name, port in given.items() if port is not None},
+            devices=devices,
+            say=notes.print,
+            stopping=stop.is_set,
+        ) as stack,
+    ):
         notes.print(_where(stack.info))
         while not stop.wait(POLL_S):
             stack.poll()
@@ -73,9 +76,10 @@ def run(
         poll: Callable[[], None] = lambda: None  # noqa: E731
         if stackfile.read(data) is None and not _all_external():
             set_up_logging(logging.WARNING)
-            poll = cleanup.enter_context(Stack(data, devices=devices, say=notes.print)).poll
+            stack = Stack(data, devices=devices, say=notes.print, stopping=stop.is_set)
+            poll = cleanup.enter_context(stack).poll
 
-        def meanwhile() -> None:
+        def meanwhile(_: int = 0) -> None:
             if stop.is_set():
                 raise KeyboardInterrupt
             poll()
@@ -89,7 +93,7 @@ def run(
             notes.print("stopped; `presswork up` goes on with the campaign where it is now")
             raise
         view = requests.campaign(services, tenant_id, campaign_id)
-        written = exports.export_campaign(services, view, tenant_id, out)
+        written = exports.export_campaign(services, view, tenant_id, out, progress=meanwhile)
     text = f"{summary(view)}\n{export_summary(written)}"
     models = {creative.request.get("model") or spec.model for creative in spec.creatives}
     if models & _noise_by_design():

@@ -19,6 +19,8 @@ from jobs.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+CUT_OFF_S = 5.0
+
 Service = Callable[[Engine, WakeUps, float], None]
 """``connected_s`` is how long the service has had the database without a break."""
 
@@ -47,13 +49,17 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 def _serve(name: str, services: Services, stop: threading.Event) -> None:
     # A sweeper that has just started has not been cut off: it may trust the leases it sees.
-    connected_since = float("-inf")
+    connected_since, seen_at = float("-inf"), time.monotonic()
     while not stop.is_set():
+        if time.monotonic() - seen_at > services.settings.sweep_s + CUT_OFF_S:
+            # The database hung, or we did; a connection that comes back does not tell.
+            connected_since = time.monotonic()
         try:
             SERVICES[name](services.engine, services.wake_ups, time.monotonic() - connected_since)
+            seen_at = time.monotonic()
         except DBAPIError as error:
             _log.warning("%s: the database does not answer (%s)", name, error.orig)
-            connected_since = time.monotonic()
+            connected_since = seen_at = time.monotonic()
         except Exception:  # noqa: BLE001 (one bad pass must not end the service)
             _log.exception("%s failed; trying again", name)
         stop.wait(services.settings.sweep_s)

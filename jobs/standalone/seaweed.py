@@ -89,9 +89,9 @@ class Seaweed:
             command=bound_to_parent(command, signal.SIGKILL),
             directory=directory,
             log=self._data / "logs" / "s3.log",
-            # It takes 15 s to end, most of it waiting for its own parts. Killed, it loses
+            # Asked, it takes 15 s to end, most of it waiting for its own parts. Killed, it loses
             # nothing that it acknowledged.
-            grace_s=1.0,
+            stop_signal=signal.SIGKILL,
         )
 
     def is_ready(self) -> bool:

@@ -25,7 +25,9 @@ from storage import database, tenants, workers
 
 READY_TIMEOUT_S = 180
 LOOK_S = 0.1
+SLOT_GRACE_S = 3.0
 WORKER_GRACE_S = 3.5
+"""For the supervisor of the slots, which has to outlast theirs."""
 
 DEFAULT_TENANT = "default"
 
@@ -34,7 +36,8 @@ class Stack:
     """A context manager for the main thread; whoever holds it calls `poll` every second or so.
 
     Services that the environment names are used instead of embedded ones. ``given_ports`` fixes
-    ``api``, ``postgres``, ``valkey`` and ``s3``; the others are free ones.
+    ``api``, ``postgres``, ``valkey`` and ``s3``; the others are free ones. ``stopping`` is asked
+    while it comes up, and answered with KeyboardInterrupt.
 
     Raises:
         AlreadyRunningError, PortInUseError, ServerStartError: as `Servers`.
@@ -48,6 +51,7 @@ class Stack:
         devices: str = "all",
         overrides: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda _: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._given_ports = dict(given_ports or {})
         api_port = self._given_ports.pop("api", None)
@@ -56,6 +60,7 @@ class Stack:
         self._devices = devices
         self._overrides = dict(overrides or {})
         self._say = say
+        self._stopping = stopping
         self._servers = Servers(data, ports=self._given_ports, skip=external_services())
         self._exit = ExitStack()
         self.data = self._servers.data
@@ -127,6 +132,7 @@ class Stack:
         api = [sys.executable, "-m", "jobs.web", "--port", str(api_port)]
         worker = [sys.executable, "-m", "workers.main"]
         worker += ["--devices", self._devices, "--logs", str(logs)]
+        worker += ["--grace-s", str(SLOT_GRACE_S)]
         return [
             Program(
                 name=name,
@@ -134,6 +140,7 @@ class Stack:
                 log=logs / f"{name}.log",
                 environment=environment,
                 grace_s=grace_s,
+                stage=1,
             )
             for name, arguments, grace_s in (
                 ("sweeper", sweeper, 1.0),
@@ -145,6 +152,8 @@ class Stack:
     def _wait(self, name: str, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not ready():
+            if self._stopping():
+                raise KeyboardInterrupt
             if time.monotonic() > deadline:
                 raise start_error(self.data, name, f"not ready after {READY_TIMEOUT_S} s")
             self.poll()

@@ -104,7 +104,7 @@ def retry_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> str | None:
             text(
                 """
                 UPDATE jobs SET status = 'queued', finished_at = NULL, error = NULL,
-                    claim_id = NULL, cancel_requested = false,
+                    claim_id = NULL, cancel_requested = false, solo = false,
                     max_attempts = attempts + :more
                 WHERE id = :id AND status IN ('failed', 'cancelled')
                 """

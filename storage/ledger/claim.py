@@ -1,6 +1,6 @@
 """How a worker gets work and keeps its right to it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -65,8 +65,12 @@ def claim(
     size: int,
     lease_s: float,
     prefer: str | None = None,
+    after: str | None = None,
 ) -> Batch | None:
-    """Take up to ``size`` queued jobs of one batch key, ``prefer`` first; None: nothing to do.
+    """Take up to ``size`` queued jobs of one batch key; None: nothing to do.
+
+    ``prefer`` is the key to stay on, without a look at the others. Otherwise the key whose head
+    has the best priority is taken, then the oldest head; or in turn the key behind ``after``.
 
     The attempt is counted here, before the device is touched, so that a job that kills its
     process runs out of attempts. A job marked ``solo`` (its lease expired before) comes alone.
@@ -83,6 +87,7 @@ def claim(
                     size=size,
                     lease_s=lease_s,
                     prefer=prefer,
+                    after=after,
                 )
         except OperationalError:
             # The commit may have happened although its answer was lost. The id is ours, so look.
@@ -103,9 +108,10 @@ def _claim(
     size: int,
     lease_s: float,
     prefer: str | None,
+    after: str | None,
 ) -> Batch | None:
     """One attempt; a batch without jobs: all that was found there has been cancelled instead."""
-    for batch_key in _keys(connection, pool, prefer):
+    for batch_key in _keys(connection, pool, prefer, after):
         taken = _take(connection, claim_id, pool=pool, batch_key=batch_key, size=size)
         if JobStatus.RUNNING in taken:
             _insert_claim(connection, claim_id, worker, batch_key, lease_s)
@@ -115,8 +121,12 @@ def _claim(
     return None
 
 
-def _keys(connection: Connection, pool: str, prefer: str | None) -> Sequence[str]:
-    """The batch keys to try: the preferred one, then by the priority and age of their head."""
+def _keys(
+    connection: Connection, pool: str, prefer: str | None, after: str | None
+) -> Iterator[str]:
+    """The batch keys to try, best first."""
+    if prefer is not None:
+        yield prefer
     keys = connection.execute(
         text(
             """
@@ -134,12 +144,14 @@ def _keys(connection: Connection, pool: str, prefer: str | None) -> Sequence[str
                 ) AS next
             )
             SELECT batch_key FROM heads
-            ORDER BY (batch_key = :prefer) DESC NULLS LAST, priority, id LIMIT :looked_at
+            ORDER BY priority, batch_key <= :after,
+                     CASE WHEN CAST(:after AS text) IS NOT NULL THEN batch_key END, id
+            LIMIT :looked_at
             """
         ),
-        {"pool": pool, "prefer": prefer, "looked_at": KEYS_LOOKED_AT},
+        {"pool": pool, "after": after, "looked_at": KEYS_LOOKED_AT},
     )
-    return keys.scalars().all()
+    yield from keys.scalars()
 
 
 def _take(

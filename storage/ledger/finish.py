@@ -13,7 +13,7 @@ from storage import counters
 from storage.lifecycle import JobStatus, WaitReason
 from storage.tables import Artifact
 
-BACKOFF_FIRST_S = 2.0
+BACKOFF_FIRST_S = 5.0
 BACKOFF_MOST_S = 300.0
 
 
@@ -165,11 +165,16 @@ def _update(connection: Connection, claim_id: UUID, changes: Mapping[UUID, _Chan
             "statuses": [change.status.value for change in changes.values()],
             "attempts": [change.attempts for change in changes.values()],
             "codes": [c.error.code if c.error else None for c in changes.values()],
-            "messages": [c.error.message if c.error else None for c in changes.values()],
+            "messages": [_storable(c.error.message) if c.error else None for c in changes.values()],
             "waits_s": [change.wait_s for change in changes.values()],
         },
     ).scalars()
     assert set(updated) == set(changes), "rows that we hold locked cannot have changed"
+
+
+def _storable(message: str) -> str:
+    # It may hold anything, and what PostgreSQL cannot hold must not keep the batch from ending.
+    return message.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def _insert_artifacts(

@@ -253,7 +253,8 @@ def fan_out(engine: Engine) -> Iterator[FannedOut]:
                 text(
                     """
                     SELECT id FROM campaigns WHERE status = 'compiling'
-                    ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+                    -- Not the oldest: one that fails must not hold up the others for ever.
+                    ORDER BY random() LIMIT 1 FOR UPDATE SKIP LOCKED
                     """
                 )
             ).scalar()

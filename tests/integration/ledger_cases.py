@@ -86,11 +86,18 @@ def take(
     *,
     pool: str = POOL,
     prefer: str | None = None,
+    after: str | None = None,
     lease_s: float = LEASE_S,
 ) -> Batch | None:
     """Claim as a worker does."""
     return claim.claim(
-        engine, worker="tester", pool=pool, size=size, lease_s=lease_s, prefer=prefer
+        engine,
+        worker="tester",
+        pool=pool,
+        size=size,
+        lease_s=lease_s,
+        prefer=prefer,
+        after=after,
     )
 
 

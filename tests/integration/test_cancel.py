@@ -260,6 +260,18 @@ def test_a_retried_job_can_succeed(engine: Engine, tenant_id: UUID) -> None:
     check_books(engine)
 
 
+def test_a_retried_job_has_mates_again(engine: Engine, tenant_id: UUID) -> None:
+    """A job that was solo because its lease expired starts afresh when it is asked for again."""
+    job_ids = submit_jobs(engine, tenant_id, 2)
+    for _ in range(2):
+        expire(engine, take_some(engine).claim_id)
+        assert recover.recover_claim(engine)
+    for job_id in job_ids:
+        cancel.cancel_job(engine, tenant_id, job_id)
+        cancel.retry_job(engine, tenant_id, job_id)
+    assert ids(take_some(engine)) == job_ids
+
+
 @pytest.mark.parametrize("state", [QUEUED, RUNNING, WAITING, SUCCEEDED])
 def test_retry_in_the_wrong_state(engine: Engine, tenant_id: UUID, state: JobStatus) -> None:
     """Only what has failed or was cancelled can be asked for again."""
@@ -389,6 +401,17 @@ def test_cancel_a_campaign_twice(engine: Engine, tenant_id: UUID) -> None:
     assert cancel.cancel_campaign(engine, tenant_id, campaign_id)
     with engine.begin() as connection:
         assert connection.exec_driver_sql("SELECT cancelled_at FROM campaigns").scalar() == first
+
+
+def test_cancel_a_finished_campaign(engine: Engine, tenant_id: UUID) -> None:
+    """A campaign whose jobs have all ended cannot be cancelled, and stays finished."""
+    campaign_id = submit_campaign(engine, tenant_id, 2)
+    finish_all(engine, take_some(engine))
+    with pytest.raises(WrongStateError) as caught:
+        cancel.cancel_campaign(engine, tenant_id, campaign_id)
+    assert caught.value.status == CampaignStatus.FINISHED
+    assert seen(engine, tenant_id, campaign_id) == (CampaignStatus.FINISHED, True)
+    assert counts(engine, campaign_id) == {SUCCEEDED: 2}
 
 
 def test_a_campaigns_life(engine: Engine, tenant_id: UUID) -> None:

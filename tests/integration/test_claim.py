@@ -138,6 +138,26 @@ def test_prefer_a_key_without_work(engine: Engine, tenant_id: UUID) -> None:
     assert take_some(engine, prefer="gone").batch_key == "a"
 
 
+def test_keys_take_turns(engine: Engine, tenant_id: UUID) -> None:
+    """A worker that names the key it comes from gets the next one, and after the last the first."""
+    for key in "cab":
+        submit_jobs(engine, tenant_id, 2, key)
+    keys = []
+    after = "b"
+    while batch := take(engine, 1, after=after):
+        after = batch.batch_key
+        keys.append(after)
+    assert keys == ["c", "a", "b", "c", "a", "b"]
+
+
+def test_priority_comes_before_turns(engine: Engine, tenant_id: UUID) -> None:
+    """A key whose turn it is waits for one with a more urgent head."""
+    submit_jobs(engine, tenant_id, 1, "b")
+    submit_jobs(engine, tenant_id, 1, "a", priority=-1)
+    found = [take(engine, 1, after="a") for _ in range(2)]
+    assert [batch and batch.batch_key for batch in found] == ["a", "b"]
+
+
 def test_pools_are_apart(engine: Engine, tenant_id: UUID) -> None:
     """A worker gets only what its pool's devices can run."""
     submit_jobs(engine, tenant_id, 1, pool="large")
@@ -196,7 +216,8 @@ def test_jobs_of_a_cancelled_campaign_are_dropped(engine: Engine, tenant_id: UUI
     assert take(engine) is None
     assert counts(engine, campaign_id) == {JobStatus.CANCELLED: 3}
     for job_id in campaign_jobs(engine, campaign_id):
-        assert job_row(engine, job_id).attempts == 0
+        job = job_row(engine, job_id)
+        assert (job.attempts, job.claim_id) == (0, None)
     check_books(engine)
 
 

@@ -12,7 +12,14 @@ from sqlalchemy import Connection, Engine
 
 from storage import counters
 from storage.ledger import cancel, claim, finish, recover
-from storage.ledger.finish import BACKOFF_FIRST_S, BACKOFF_MOST_S, Outcome, Released, backoff_s
+from storage.ledger.finish import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MOST_S,
+    Failed,
+    Outcome,
+    Released,
+    backoff_s,
+)
 from storage.lifecycle import JobStatus
 from tests.integration.ledger_cases import (
     LIMIT_S,
@@ -145,6 +152,17 @@ def test_failed_for_good(engine: Engine, tenant_id: UUID) -> None:
     assert job_row(engine, job_id).error == {"code": "broken", "message": "it broke"}
     assert counts(engine, campaign_id) == {FAILED: 1}
     check_books(engine)
+
+
+def test_an_error_that_cannot_be_stored(engine: Engine, tenant_id: UUID) -> None:
+    """Whatever an error's text holds, it is recorded as well as can be, and so are the mates."""
+    submit_jobs(engine, tenant_id, 2)
+    batch = take_some(engine)
+    failed, mate = ids(batch)
+    error = Failed(failed, "broken", "NUL \0, half \ud83c, \\u0000, 杯", retry=False)
+    finished = finish.finish(engine, batch.claim_id, [error, made(mate)])
+    assert finished == {failed: FAILED, mate: SUCCEEDED}
+    assert job_row(engine, failed).error["message"] == "NUL \ufffd, half ?, \\u0000, 杯"
 
 
 def test_released(engine: Engine, tenant_id: UUID) -> None:
@@ -395,6 +413,12 @@ def cancel_unfinished(engine: Engine, tenant_id: UUID, campaign_id: UUID) -> Non
 
 def cancel_campaign(engine: Engine, tenant_id: UUID, campaign_id: UUID) -> None:
     """Cancel the campaign, unless its last job was finished a moment ago."""
+    with suppress(cancel.WrongStateError):
+        cancel.cancel_campaign(engine, tenant_id, campaign_id)
+
+
+def cancel_if_unfinished(engine: Engine, tenant_id: UUID, campaign_id: UUID) -> None:
+    """Cancel the campaign, unless the others were faster."""
     with suppress(cancel.WrongStateError):
         cancel.cancel_campaign(engine, tenant_id, campaign_id)
 

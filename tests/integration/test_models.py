@@ -61,7 +61,7 @@ def test_hub_source_must_be_pinned(tmp_path: Path) -> None:
 
 def test_missing_directory(tmp_path: Path) -> None:
     """A worker that lacks the directory says which."""
-    with pytest.raises(ValueError, match=r"mine.*no directory .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"mine.*no directory .*nowhere"):
         files_of(card(f"dir:{tmp_path / 'nowhere'}"), tmp_path)
 
 

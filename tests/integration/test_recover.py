@@ -329,6 +329,17 @@ def test_sweepers_at_once_promote_a_job_once(engine: Engine, tenant_id: UUID) ->
         check_books(engine)
 
 
+def test_a_promotion_does_not_wait_for_another(engine: Engine, tenant_id: UUID) -> None:
+    """What one sweeper is promoting, but has not committed yet, another passes by."""
+    submit_jobs(engine, tenant_id, 3)
+    finish_all(engine, take_some(engine), lambda job_id: broken(job_id, retry=True))
+    let_wait_end(engine)
+    others: list[int] = []
+    with at_commit(engine, lambda _: others.append(recover.promote(engine))):
+        assert recover.promote(engine) == 3
+    assert others == [0]
+
+
 def test_a_released_job_stays_solo(engine: Engine, tenant_id: UUID) -> None:
     """That a job's lease expired is not forgotten when it is given back."""
     submit_jobs(engine, tenant_id, 1)

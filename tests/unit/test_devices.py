@@ -13,7 +13,7 @@ from jobs.devices import Slot, parse_devices
 def test_one_process_on_the_cpu() -> None:
     """`cpu` is one process that has all cores and sees no GPU."""
     assert parse_devices("cpu") == [Slot("cpu-0", "cpu", "", None)]
-    assert parse_devices("cpu")[0].environment == {"CUDA_VISIBLE_DEVICES": ""}
+    assert parse_devices("cpu")[0].environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_processes_share_the_cores() -> None:
@@ -31,8 +31,8 @@ def test_gpus_are_pinned() -> None:
     slots = parse_devices("0,3")
     assert slots == [Slot("cuda-0", "cuda", "0"), Slot("cuda-3", "cuda", "3")]
     assert [slot.environment for slot in slots] == [
-        {"CUDA_VISIBLE_DEVICES": "0"},
-        {"CUDA_VISIBLE_DEVICES": "3"},
+        {"CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+        {"CUDA_VISIBLE_DEVICES": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
     ]
 
 
@@ -67,6 +67,7 @@ def test_a_worker_is_named_after_its_device_and_host() -> None:
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the driver's tool would be, and the only place where programs are."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return tmp_path / "nvidia-smi"
 
 
@@ -85,6 +86,15 @@ def test_all_asks_the_driver(driver: Path) -> None:
     """`all` is every GPU that the driver lists."""
     install(driver, '[ "$1" = --query-gpu=index ] && printf "0\\n1\\n"')
     assert parse_devices("all") == parse_devices("0,1")
+
+
+def test_all_is_what_was_allotted(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a shared host `all` is no more than what a scheduler gave us, perhaps nothing."""
+    install(driver, "printf '0\\n1\\n2\\n3\\n'")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    assert parse_devices("all") == parse_devices("3,1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert parse_devices("all") == parse_devices("cpu")
 
 
 def test_all_with_a_driver_that_fails(driver: Path) -> None:

@@ -21,7 +21,9 @@ from jobs.processes import (
 )
 
 
-def shell(tmp_path: Path, script: str, *, name: str = "child", grace_s: float = 5) -> Program:
+def shell(
+    tmp_path: Path, script: str, *, name: str = "child", grace_s: float = 5, stage: int = 0
+) -> Program:
     """A program that runs ``script`` in the temporary directory."""
     return Program(
         name=name,
@@ -29,6 +31,7 @@ def shell(tmp_path: Path, script: str, *, name: str = "child", grace_s: float = 
         log=tmp_path / "child.log",
         directory=tmp_path,
         grace_s=grace_s,
+        stage=stage,
     )
 
 
@@ -116,17 +119,30 @@ def test_signals_of_the_terminal_do_not_reach_children(tmp_path: Path) -> None:
     child.stop()
 
 
-def test_a_supervisor_stops_the_last_one_started_first(tmp_path: Path) -> None:
-    """Who was started later may need those before, until its end."""
+def test_a_supervisor_stops_the_highest_stage_first(tmp_path: Path) -> None:
+    """Who needs the others ends before them, whoever was started first."""
     supervisor = Supervisor()
-    for name in ("database", "broker", "worker"):
+    for name, stage in (("worker", 2), ("database", 0), ("broker", 1)):
         ready = fifo(tmp_path, name)
         script = f"trap 'echo {name}; exit' TERM; echo > {name}; sleep 60 & wait"
-        supervisor.start(shell(tmp_path, script, name=name))
+        supervisor.start(shell(tmp_path, script, name=name, stage=stage))
         ready.read_text()
     supervisor.stop()
     assert (tmp_path / "child.log").read_text().split() == ["worker", "broker", "database"]
     assert supervisor.children == []
+
+
+def test_programs_of_one_stage_stop_together(tmp_path: Path) -> None:
+    """Each ends only once the other has been asked: one after the other would be too late."""
+    supervisor = Supervisor()
+    for name, other in (("one", "two"), ("two", "one")):
+        ready = fifo(tmp_path, name)
+        script = f"trap 'touch {name}.asked; while [ ! -e {other}.asked ]; do :; done; exit 0' TERM"
+        supervisor.start(shell(tmp_path, f"{script}; echo > {name}; sleep 60 & wait", grace_s=30))
+        ready.read_text()
+    children = list(supervisor.children)
+    supervisor.stop()
+    assert [child.exit_code for child in children] == [0, 0]
 
 
 def test_a_supervisor_restarts_only_what_crashed(tmp_path: Path) -> None:

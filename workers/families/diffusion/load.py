@@ -11,6 +11,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 
 from storage.models import ModelCard
 from workers.family import Device
@@ -74,6 +75,9 @@ def check_files(files: Path) -> str:
 def load(files: Path, card: ModelCard, device: Device) -> Loaded:
     """The pipeline in ``files``, on the device, in the precision that the device decides."""
     name = check_files(files)
+    # Both print the words of a prompt that they cut off: personal data, in our log.
+    diffusers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()
     pipeline = getattr(diffusers, name).from_pretrained(
         files,
         use_safetensors=True,

@@ -1,0 +1,50 @@
+"""From claimed jobs to items: each job's request, complete."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from jobs.campaigns import creatives
+from jobs.campaigns.creatives import Creative
+from jobs.kinds import KINDS, KindRequest
+from jobs.kinds.values import derived_seed
+from jobs.problems import BadInputError, from_validation
+from storage.ledger.claim import Batch, ClaimedJob
+from storage.ledger.finish import Failed
+from workers.family import Item
+
+
+def items_of(batch: Batch) -> Iterator[Item | Failed]:
+    """Each job's item, or why it cannot have one.
+
+    A campaign's request is rendered only now, so that personal data lives in one table.
+    """
+    parsed: dict[UUID, Creative] = {}
+    for job in batch.jobs:
+        try:
+            yield Item(job.id, _request(job, parsed))
+        except BadInputError as error:
+            yield Failed(job.id, "bad_request", str(error), retry=False)
+        except KeyError:
+            message = f"this worker does not know the kind {job.kind!r}"
+            yield Failed(job.id, "unknown_kind", message, retry=True)
+
+
+def _request(job: ClaimedJob, parsed: dict[UUID, Creative]) -> KindRequest:
+    if job.part is not None:
+        part = job.part
+        creative = parsed.get(part.creative_id)
+        if creative is None:
+            creative = Creative.from_parameters(part.creative, job.kind, part.parameters)
+            parsed[part.creative_id] = creative
+        return creatives.render(creative, part.row, part.recipient_key, job.id)
+    kind = KINDS[job.kind]
+    try:
+        request = kind.Request.model_validate(job.request)
+    except ValidationError as error:
+        # Not its own text, which quotes the values.
+        raise BadInputError(*from_validation(error, kind.Request)) from error
+    if request.seed is None:
+        request = request.model_copy(update={"seed": derived_seed(str(job.id))})
+    return request
