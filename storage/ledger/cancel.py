@@ -55,7 +55,7 @@ def cancel_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> JobStatus | Non
                     text(
                         """
                         UPDATE jobs SET status = 'cancelled', finished_at = clock_timestamp(),
-                            wait_reason = NULL, available_at = NULL
+                            wait_reason = NULL, available_at = NULL, error = NULL
                         WHERE id = :id AND status IN ('waiting', 'queued')
                         """
                     ),
@@ -192,7 +192,8 @@ def _cancel_chunk(engine: Engine, campaign_id: UUID) -> int:
                     status = CASE WHEN jobs.status = 'running' THEN 'running'
                         ELSE 'cancelled' END,
                     finished_at = CASE WHEN jobs.status <> 'running' THEN clock_timestamp() END,
-                    wait_reason = NULL, available_at = NULL
+                    wait_reason = NULL, available_at = NULL,
+                    error = CASE WHEN jobs.status = 'running' THEN error END
                 FROM chunk WHERE jobs.id = chunk.id
                 RETURNING chunk.status, chunk.claim_id
                 """
