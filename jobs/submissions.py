@@ -1,4 +1,4 @@
-"""Taking work in: every door calls these, so that all check alike and wake workers alike."""
+"""Taking work in: every door calls these, so that all check alike."""
 
 import hashlib
 import json
