@@ -52,7 +52,7 @@ def wait_for_end(stack: Running, engine: Engine, campaign_id: UUID) -> None:
     """Every job has succeeded, exactly once."""
     until(
         lambda: counts(engine, campaign_id) == {"succeeded": JOBS},
-        timeout_s=90,
+        timeout_s=180,
         what=f"all of {campaign_id} succeeded",
     )
     check_nothing_lost_or_doubled(engine, stack.settings.objects(), campaign_id, JOBS)
