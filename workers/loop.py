@@ -12,6 +12,7 @@ from jobs.settings import Settings
 from workers.family import Device
 from workers.pulse import Pulse
 from workers.runner import Runner
+from workers.stopping import wait
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class WorkLoop:
             try:
                 self._wanted.clear()
                 while not self._stopping() and self._runner.run_next():
-                    self._ended.wait(self._runner.pause_s)
+                    wait(self._runner.pause_s, self._stopping)
             except DBAPIError as error:
                 _log.warning("the database does not answer: %s", error.orig)
             finally:

@@ -6,7 +6,6 @@ CUDA context does not survive a fork.
 
 import argparse
 import logging
-import multiprocessing
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from jobs.processes import die_with_parent, end_with_stack
 from jobs.queue import WORK, make_app
 from jobs.settings import Settings
 from workers.devices import supervise
+from workers.stopping import StopFlag
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +32,7 @@ class WorkerProcess:
         self._config = config
         self._slot = slot
         self._loop: Any = None
-        # Set in the parent, seen by the child between two denoising steps.
-        self._stopping = multiprocessing.get_context("fork").Event()
+        self._stopping = StopFlag()
 
     def run(self) -> int:
         """Serve wake-ups until SIGTERM; the exit code."""
@@ -63,7 +62,7 @@ class WorkerProcess:
         die_with_parent(signal.SIGKILL)
         from workers.loop import WorkLoop  # noqa: PLC0415 (torch, in the child only)
 
-        self._loop = WorkLoop(self._config, self._slot, self._stopping.is_set)
+        self._loop = WorkLoop(self._config, self._slot, self._stopping)
         self._loop.start()
         _log.info("worker %s is up on %s", self._slot.worker_name, self._slot.name)
 

@@ -1,7 +1,6 @@
 """One batch from claim to finish: claim -> load -> generate -> store -> finish."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from uuid import UUID
@@ -20,6 +19,7 @@ from workers.generation import BatchContext, make
 from workers.items import items_of
 from workers.pulse import Held, Pulse
 from workers.resident import Residency
+from workers.stopping import wait
 from workers.writer import Writer
 
 _log = logging.getLogger(__name__)
@@ -157,4 +157,4 @@ class Runner:
                 if self._stopping():
                     raise
                 _log.warning("claim %s: not finished yet (%s)", batch.claim_id, error.orig)
-                threading.Event().wait(1)
+                wait(1, self._stopping)

@@ -2,7 +2,6 @@
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from uuid import UUID
 from storage.ledger.finish import NewArtifact
 from storage.objects import ObjectStore, ObjectStoreError, artifact_key, sha256_hex
 from workers.family import Output
+from workers.stopping import wait
 
 _log = logging.getLogger(__name__)
 
@@ -64,5 +64,5 @@ class Writer:
                 _log.warning("%s is not stored yet: %s", key, error)
             else:
                 return
-            threading.Event().wait(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
+            wait(wait_s * random.uniform(0.5, 1.0), self._stopping)  # noqa: S311
             wait_s = min(wait_s * 2, 10)
