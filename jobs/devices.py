@@ -68,7 +68,7 @@ def _gpus() -> list[str]:
     """
     allotted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allotted is not None:
-        return [number for number in allotted.split(",") if number.strip().isdecimal()]
+        return _numbers(allotted)
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -79,3 +79,13 @@ def _gpus() -> list[str]:
         check=False,
     )
     return listed.stdout.split() if listed.returncode == 0 else []
+
+
+def _numbers(allotted: str) -> list[str]:
+    """The GPU numbers of a CUDA_VISIBLE_DEVICES; ``-1`` and nothing both mean none."""
+    names = [name.strip() for name in allotted.split(",") if name.strip() not in ("", "-1")]
+    for name in names:
+        if not name.isdecimal():
+            # Left out in silence, it would be paid for and idle.
+            raise ValueError(f"{name!r} in CUDA_VISIBLE_DEVICES is not a number: use GPU numbers")
+    return names

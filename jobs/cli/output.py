@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from jobs import settings
+from jobs.devices import parse_devices
 from jobs.services import Services, open_services
 from storage import tenants
 
@@ -22,6 +23,23 @@ DataOption = Annotated[
     typer.Option("--data", help="Where the local stack keeps its state.", envvar="PRESSWORK_DATA"),
 ]
 
+
+def _check_devices(devices: str) -> str:
+    try:
+        parse_devices(devices)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return devices
+
+
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        "--devices",
+        help="cpu, cpu:N, GPU numbers such as 0,1, or all.",
+        callback=_check_devices,
+    ),
+]
 KeyOption = Annotated[
     str | None,
     typer.Option(

@@ -10,11 +10,9 @@ from typing import Annotated
 import typer
 
 from jobs import settings
-from jobs.cli.output import DataOption, JsonFlag, answer
-from jobs.devices import parse_devices
+from jobs.cli.output import DataOption, DevicesOption, JsonFlag, answer
 from jobs.logs import set_up_logging
 from jobs.maintenance import sweeper as sweeping
-from jobs.problems import BadInputError, Problem
 from jobs.processes import end_with_stack
 from jobs.standalone.stack import DEFAULT_TENANT
 from storage import database, tenants
@@ -27,16 +25,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def worker(
-    devices: Annotated[
-        str, typer.Option(help="cpu, cpu:N, GPU numbers such as 0,1, or all.")
-    ] = "all",
+    devices: DevicesOption = "all",
     data: DataOption = None,
 ) -> None:
     """Run one worker process per device until SIGTERM."""
-    try:
-        parse_devices(devices)
-    except ValueError as error:
-        raise BadInputError(Problem(str(error), field="--devices")) from error
     logs = str((data or settings.data_dir()) / "logs")
     _become("workers.main", ["--devices", devices, "--logs", logs], data)
 

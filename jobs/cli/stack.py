@@ -13,7 +13,7 @@ from jobs import export as exports
 from jobs import requests, settings, stackfile, submissions
 from jobs.campaigns import file as campaign_file
 from jobs.cli.campaigns import FileArgument, OutOption, exit_for, export_summary
-from jobs.cli.output import DataOption, JsonFlag, answer, notes, opened
+from jobs.cli.output import DataOption, DevicesOption, JsonFlag, answer, notes, opened
 from jobs.cli.progress import summary, watch
 from jobs.logs import set_up_logging
 from jobs.stackfile import StackInfo
@@ -22,9 +22,6 @@ from storage.models import BUILT_IN
 
 POLL_S = 0.5
 
-DevicesOption = Annotated[
-    str, typer.Option("--devices", help="cpu, cpu:N, GPU numbers such as 0,1, or all.")
-]
 PortOption = Annotated[int | None, typer.Option(min=1, max=65535)]
 
 

@@ -93,8 +93,12 @@ def test_all_is_what_was_allotted(driver: Path, monkeypatch: pytest.MonkeyPatch)
     install(driver, "printf '0\\n1\\n2\\n3\\n'")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
     assert parse_devices("all") == parse_devices("3,1")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert parse_devices("all") == parse_devices("cpu")
+    for nothing in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+        assert parse_devices("all") == parse_devices("cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8932f937")
+    with pytest.raises(ValueError, match="'GPU-8932f937' in CUDA_VISIBLE_DEVICES"):
+        parse_devices("all")
 
 
 def test_all_with_a_driver_that_fails(driver: Path) -> None:
