@@ -39,10 +39,10 @@ def environment() -> dict[str, str]:
     return {**clean, **FAST_RECOVERY}
 
 
-def presswork(*arguments: str, data: Path, timeout_s: float = 120) -> Any:
-    """What a command answers in JSON; AssertionError with its words if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *arguments, "--data", str(data), "--json"],
+def command(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """The command as a process, run to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *arguments],
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -50,6 +50,11 @@ def presswork(*arguments: str, data: Path, timeout_s: float = 120) -> Any:
         cwd=ROOT,
         check=False,
     )
+
+
+def presswork(*arguments: str, data: Path) -> Any:
+    """What a command answers in JSON; AssertionError with its words if it fails."""
+    done = command(*arguments, "--data", str(data), "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 from PIL import Image
 
-from tests.acceptance.stack import ROOT, environment
+from tests.acceptance.stack import ROOT, command
 
 
 def test_run(tmp_path: Path) -> None:
@@ -18,17 +16,10 @@ def test_run(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples" / "spring-sale", example)
     out = tmp_path / "out"
     before = {process.pid for process in psutil.process_iter()}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "jobs.cli", "run", str(example / "campaign.yaml")),
-            *("--out", str(out), "--data", str(tmp_path / "data"), "--devices", "cpu"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=170,
-        env=environment(),
-        cwd=ROOT,
-        check=False,
+    done = command(
+        *("run", str(example / "campaign.yaml"), "--out", str(out)),
+        *("--data", str(tmp_path / "data"), "--devices", "cpu"),
+        timeout_s=170,
     )
     assert done.returncode == 0, done.stderr
     assert "24 of 24 jobs done" in done.stdout
@@ -54,19 +45,19 @@ def test_bad_campaign_starts_nothing(tmp_path: Path) -> None:
     """A file that is wrong is refused before anything is started or made."""
     file = tmp_path / "campaign.yaml"
     file.write_text("name: x\nrecipients: {file: r.csv, id: id}\ncreatives:\n  - {nme: hero}\n")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "jobs.cli", "run", str(file)),
-            *("--out", str(tmp_path / "out"), "--data", str(tmp_path / "data")),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(),
-        cwd=ROOT,
-        check=False,
-    )
+    data = tmp_path / "data"
+    done = command("run", str(file), "--out", str(tmp_path / "out"), "--data", str(data))
     assert done.returncode == 2
     assert f"{file}:4: creatives[0].nme: unknown key; did you mean 'name'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["campaign.yaml"]
+
+
+def test_unknown_device_is_refused(tmp_path: Path) -> None:
+    """Whatever would start a worker says at once, and in the same words, what a device is."""
+    for arguments in (["up"], ["worker"], ["run", "c.yaml", "--out", "out"]):
+        done = command(*arguments, "--devices", "tpu", "--data", str(tmp_path / "data"))
+        assert done.returncode == 2
+        assert "'tpu' is not a device" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,5 @@
 """`presswork up`: one per data directory, stopped in order, found again, never left behind."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -9,9 +7,8 @@ import psutil
 
 from jobs.processes import wait_gone
 from tests.acceptance.stack import (
-    ROOT,
     STOP_LIMIT_S,
-    environment,
+    command,
     presswork,
     up,
     write_campaign,
@@ -28,15 +25,7 @@ def test_up(tmp_path: Path) -> None:
         assert (finished["status"], finished["done"]) == ("finished", 2)
         assert all(finding["ok"] for finding in presswork("doctor", data=data))
 
-        second = subprocess.run(
-            [sys.executable, "-m", "jobs.cli", "up", "--data", str(data)],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            env=environment(),
-            cwd=ROOT,
-            check=False,
-        )
+        second = command("up", "--data", str(data), timeout_s=30)
         assert second.returncode == 1
         assert f"already running: process {first.process.pid}" in second.stderr
 
