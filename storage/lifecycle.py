@@ -1,4 +1,4 @@
-"""The states of a job and of a campaign, and the ways between them: the only truth about both."""
+"""The states of jobs, campaigns and scheduled runs, and the ways between them: the only truth."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -21,6 +21,7 @@ class WaitReason(StrEnum):
     """Why a waiting job is not queued."""
 
     BACKOFF = "backoff"
+    WINDOW = "window"
 
 
 _S = JobStatus
@@ -28,7 +29,7 @@ _S = JobStatus
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     {
         _S.WAITING: frozenset({_S.QUEUED, _S.FAILED, _S.CANCELLED, _S.EXPIRED}),
-        _S.QUEUED: frozenset({_S.RUNNING, _S.CANCELLED, _S.EXPIRED}),
+        _S.QUEUED: frozenset({_S.RUNNING, _S.WAITING, _S.CANCELLED, _S.EXPIRED}),
         _S.RUNNING: frozenset(
             {_S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.EXPIRED, _S.QUEUED, _S.WAITING}
         ),
@@ -65,3 +66,19 @@ def campaign_status(stored: CampaignStatus, counts: Mapping[JobStatus, int]) -> 
     if stored is CampaignStatus.RUNNING and not unfinished:
         return CampaignStatus.FINISHED
     return stored
+
+
+class RunStatus(StrEnum):
+    """Where one fire of a schedule is. Every ``due`` run becomes one of the others, once."""
+
+    DUE = "due"
+    STARTED = "started"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class RunTrigger(StrEnum):
+    """What made a run."""
+
+    CRON = "cron"
+    MANUAL = "manual"

@@ -20,7 +20,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from storage.lifecycle import FINAL, CampaignStatus, JobStatus, WaitReason
+from storage.lifecycle import (
+    FINAL,
+    CampaignStatus,
+    JobStatus,
+    RunStatus,
+    RunTrigger,
+    WaitReason,
+)
 
 
 def _in(column: str, values: Any) -> str:
@@ -104,7 +111,12 @@ class Model(Base):
 
 
 class Campaign(Base):
-    """One bulk request. While ``compiling``, its jobs do not exist yet; then all of them do."""
+    """One bulk request. While ``compiling``, its jobs do not exist yet; then all of them do.
+
+    From ``closes_at`` on no job of it starts. At ``reopens_at`` a sweeper sets both anew, from
+    ``run_window``; without one what has not started by then expires. Both are None outside of
+    schedules with a run window, and once the campaign is over.
+    """
 
     __tablename__ = "campaigns"
     __table_args__ = (
@@ -114,6 +126,14 @@ class Campaign(Base):
         _idempotency("campaigns"),
         Index("ix_campaigns_tenant_id_id", "tenant_id", "id"),
         Index("ix_campaigns_compiling", "id", postgresql_where=text("status = 'compiling'")),
+        Index(
+            "ix_campaigns_reconcile_at",
+            "reconcile_at",
+            postgresql_where=text("reconcile_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_campaigns_closes_at", "closes_at", postgresql_where=text("closes_at IS NOT NULL")
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
@@ -127,6 +147,13 @@ class Campaign(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     compiled_at: Mapped[datetime | None]
     cancelled_at: Mapped[datetime | None]
+    closes_at: Mapped[datetime | None]
+    reopens_at: Mapped[datetime | None]
+    run_window: Mapped[dict[str, Any] | None]
+    reconcile_at: Mapped[datetime | None] = mapped_column(
+        server_default=text("(clock_timestamp() + '01:00:00'::interval)")
+    )
+    """When its counters are compared with its rows next; None: they were, after its end."""
 
 
 class Creative(Base):
@@ -207,6 +234,17 @@ class Job(Base):
         ),
         _idempotency("jobs"),
         # The claim's index: all ascending and partial on a literal, or it is not used in order.
+        # The best priority is one probe, the next key in turn another; and a key's jobs are found
+        # by a probe per priority that is in use (PostgreSQL skips over a column that is not named).
+        Index(
+            "ix_jobs_turns",
+            "pool",
+            "priority",
+            "batch_key",
+            "id",
+            postgresql_where=text("status = 'queued'"),
+        ),
+        # For workers of the release before, whose claim walks from key to key. To be dropped.
         Index(
             "ix_jobs_queued",
             "pool",
@@ -219,6 +257,14 @@ class Job(Base):
         Index("ix_jobs_claim_id", "claim_id", postgresql_where=text("status = 'running'")),
         Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
         Index("ix_jobs_campaign_id_id", "campaign_id", "id"),
+        {
+            # A job's row changes twice and never in place: its old versions, and the entries at the
+            # head of the queue, are to be cleared long before they are a fifth of the table.
+            "postgresql_with": {
+                "autovacuum_vacuum_scale_factor": 0.02,
+                "autovacuum_vacuum_threshold": 1000,
+            }
+        },
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
@@ -284,6 +330,20 @@ class CampaignCounter(Base):
     jobs: Mapped[int] = mapped_column(BigInteger)
 
 
+class Orphan(Base):
+    """A claim that may have left objects without an artifact, until it was looked at often enough.
+
+    ``noted_at`` is when that was last said, ``look_at`` when to look next.
+    """
+
+    __tablename__ = "orphans"
+
+    claim_id: Mapped[UUID] = mapped_column(primary_key=True)
+    noted_at: Mapped[datetime] = mapped_column(server_default=_now)
+    look_at: Mapped[datetime] = mapped_column(server_default=_now, index=True)
+    looks: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+
+
 class Worker(Base):
     """A worker process that is or was up: one per device. ``seen_at`` is its heartbeat."""
 
@@ -295,3 +355,79 @@ class Worker(Base):
     pid: Mapped[int]
     started_at: Mapped[datetime] = mapped_column(server_default=_now)
     seen_at: Mapped[datetime] = mapped_column(server_default=_now)
+    clock_skew_s: Mapped[float | None]
+    """Seconds by which its machine's clock was ahead of the database's then."""
+
+
+class BatchSize(Base):
+    """What a call of a batch key may have at most on a sort of device, whose memory ran out."""
+
+    __tablename__ = "batch_sizes"
+
+    device: Mapped[str] = mapped_column(primary_key=True)
+    batch_key: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int]
+    updated_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class Schedule(Base):
+    """A campaign that is started by the clock. ``next_fire_at`` None: never again."""
+
+    __tablename__ = "schedules"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "name"),
+        Index(
+            "ix_schedules_next_fire_at", "next_fire_at", postgresql_where=text("paused_at IS NULL")
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    cron: Mapped[str]
+    timezone: Mapped[str]
+    window: Mapped[str | None]
+    late: Mapped[str]
+    blackout_dates: Mapped[list[str]] = mapped_column(JSONB)
+    catch_up: Mapped[str]
+    overlap: Mapped[str]
+    campaign: Mapped[dict[str, Any]]
+    paused_at: Mapped[datetime | None]
+    next_fire_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    updated_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class ScheduleRun(Base):
+    """One fire of a schedule: at most one per moment, however many schedulers there are.
+
+    ``definition`` is the schedule as it was when it fired, where it has been changed since.
+    """
+
+    __tablename__ = "schedule_runs"
+    __table_args__ = (
+        CheckConstraint(_in("status", RunStatus), name="status"),
+        CheckConstraint(_in("trigger", RunTrigger), name="trigger"),
+        CheckConstraint("(status = 'due') = (next_try_at IS NOT NULL)", name="next_try_at"),
+        UniqueConstraint("schedule_id", "fire_time"),
+        Index("ix_schedule_runs_due", "next_try_at", postgresql_where=text("status = 'due'")),
+        Index(
+            "ix_schedule_runs_campaign_id",
+            "campaign_id",
+            postgresql_where=text("campaign_id IS NOT NULL"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    schedule_id: Mapped[UUID] = mapped_column(ForeignKey("schedules.id", ondelete="CASCADE"))
+    fire_time: Mapped[datetime]
+    trigger: Mapped[str]
+    status: Mapped[str]
+    reason: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    next_try_at: Mapped[datetime | None]
+    give_up_at: Mapped[datetime | None]
+    definition: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    campaign_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("campaigns.id", ondelete="SET NULL")
+    )
+    created_at: Mapped[datetime] = mapped_column(server_default=_now)
