@@ -1,6 +1,6 @@
 """The ledger: every change of a job's status, as guarded SQL.
 
 SQL is the truth; messages are hints. Each statement says in its WHERE clause which states it
-leaves. Transactions lock claim rows before job rows and counters last; job rows in the order of
-their ids, or with SKIP LOCKED, which waits for nobody: so no two of them can deadlock.
+leaves. Transactions lock claim rows before job rows, then counters, then notes of orphans; job rows
+in the order of their ids, or with SKIP LOCKED, which waits for nobody: so no two can deadlock.
 """

@@ -1,6 +1,6 @@
 """How work is stopped, and how it is asked for again."""
 
-from collections import Counter
+from collections.abc import Iterator
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
@@ -113,6 +113,16 @@ def retry_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> str | None:
         )
         moved = (row.campaign_id, JobStatus(row.status), JobStatus.QUEUED)
         counters.add(connection, job_id, counters.moves([moved]))
+        connection.execute(
+            # The campaign may have ended long ago, and its counters been checked for the last time.
+            text(
+                """
+                UPDATE campaigns SET reconcile_at = clock_timestamp() + interval '1 hour'
+                WHERE id = :id
+                """
+            ),
+            {"id": row.campaign_id},
+        )
         return str(row.pool)
 
 
@@ -152,60 +162,84 @@ def cancel_campaign(engine: Engine, tenant_id: UUID, campaign_id: UUID) -> bool:
 
 
 def cancel_flagged(engine: Engine) -> int:
-    """Cancel a chunk of jobs of every cancelled campaign; how many (0: nothing left to do).
+    """Cancel the jobs of every cancelled campaign, in chunks; how many.
 
-    Running ones are flagged, and their workers told.
+    Running ones are flagged, and their workers told. Rows that someone else is just changing are
+    left to the next call.
     """
     with engine.begin() as connection:
         # By the counters: most cancelled campaigns have nothing left, at whatever size.
-        campaign_ids = (
-            connection.execute(
-                text(
-                    """
-                SELECT campaigns.id FROM campaigns
+        unfinished = connection.execute(
+            text(
+                """
+                SELECT campaigns.id, sum(counters.jobs) FILTER (
+                    WHERE counters.status <> 'running') AS not_started
+                FROM campaigns
                 JOIN campaign_counters AS counters ON counters.campaign_id = campaigns.id
                 WHERE campaigns.status = 'cancelled'
                   AND counters.status IN ('waiting', 'queued', 'running')
                 GROUP BY campaigns.id HAVING sum(counters.jobs) > 0
                 """
-                )
             )
-            .scalars()
-            .all()
-        )
-    return sum(_cancel_chunk(engine, campaign_id) for campaign_id in campaign_ids)
+        ).all()
+    cancelled = 0
+    for campaign in unfinished:
+        cancelled += _flag_running(engine, campaign.id)
+        if campaign.not_started:
+            cancelled += sum(_cancel_not_started(engine, campaign.id))
+    return cancelled
 
 
-def _cancel_chunk(engine: Engine, campaign_id: UUID) -> int:
+def _flag_running(engine: Engine, campaign_id: UUID) -> int:
     with engine.begin() as connection:
         rows = connection.execute(
             text(
                 """
-                WITH chunk AS (
-                    SELECT id, status, claim_id FROM jobs
-                    WHERE campaign_id = :id AND (status IN ('waiting', 'queued')
-                        OR (status = 'running' AND NOT cancel_requested))
-                    ORDER BY id LIMIT :size FOR UPDATE SKIP LOCKED
+                -- By way of the claims, which are few, however large the campaign is.
+                WITH running AS MATERIALIZED (
+                    SELECT jobs.id FROM claims
+                    JOIN jobs ON jobs.claim_id = claims.id AND jobs.status = 'running'
+                    WHERE jobs.campaign_id = :id AND NOT jobs.cancel_requested
+                    ORDER BY jobs.id FOR UPDATE OF jobs SKIP LOCKED
                 )
-                UPDATE jobs SET
-                    cancel_requested = true,
-                    status = CASE WHEN jobs.status = 'running' THEN 'running'
-                        ELSE 'cancelled' END,
-                    finished_at = CASE WHEN jobs.status <> 'running' THEN clock_timestamp() END,
-                    wait_reason = NULL, available_at = NULL,
-                    error = CASE WHEN jobs.status = 'running' THEN error END
-                FROM chunk WHERE jobs.id = chunk.id
-                RETURNING chunk.status, chunk.claim_id
+                UPDATE jobs SET cancel_requested = true
+                FROM running WHERE jobs.id = running.id AND jobs.status = 'running'
+                RETURNING jobs.claim_id
                 """
             ),
-            {"id": campaign_id, "size": CHUNK},
+            {"id": campaign_id},
         ).all()
-        deltas: counters.Deltas = Counter()
-        for row in rows:
-            if row.status != JobStatus.RUNNING:
-                deltas[campaign_id, JobStatus(row.status)] -= 1
-                deltas[campaign_id, JobStatus.CANCELLED] += 1
-        counters.add(connection, campaign_id, deltas)
-        for claim in {row.claim_id for row in rows if row.status == JobStatus.RUNNING}:
+        for claim in {row.claim_id for row in rows}:
             _tell_worker(connection, claim)
         return len(rows)
+
+
+def _cancel_not_started(engine: Engine, campaign_id: UUID) -> Iterator[int]:
+    """A transaction per chunk, each from where the one before ended."""
+    behind = UUID(int=0)
+    while True:
+        with engine.begin() as connection:
+            rows = connection.execute(
+                text(
+                    """
+                    WITH chunk AS (
+                        SELECT id, status FROM jobs
+                        WHERE campaign_id = :campaign_id AND id > :behind
+                          AND status IN ('waiting', 'queued')
+                        ORDER BY id LIMIT :size FOR UPDATE SKIP LOCKED
+                    )
+                    UPDATE jobs SET status = 'cancelled', cancel_requested = true,
+                        finished_at = clock_timestamp(),
+                        wait_reason = NULL, available_at = NULL, error = NULL
+                    FROM chunk WHERE jobs.id = chunk.id AND jobs.status IN ('waiting', 'queued')
+                    RETURNING jobs.id, chunk.status
+                    """
+                ),
+                {"campaign_id": campaign_id, "behind": behind, "size": CHUNK},
+            ).all()
+            moved = [(campaign_id, JobStatus(row.status), JobStatus.CANCELLED) for row in rows]
+            counters.add(connection, campaign_id, counters.moves(moved))
+        yield len(rows)
+        if not rows:
+            return
+        behind = max(row.id for row in rows)

@@ -1,17 +1,17 @@
 """How work ends: one guarded transaction per batch, the only place that writes artifacts."""
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, insert, text
+from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import OperationalError
 
-from storage import counters
+from storage import counters, orphans
 from storage.lifecycle import JobStatus, WaitReason
-from storage.tables import Artifact
 
 BACKOFF_FIRST_S = 5.0
 BACKOFF_MOST_S = 300.0
@@ -38,19 +38,26 @@ class Succeeded:
 
 @dataclass(frozen=True)
 class Failed:
-    """The job went wrong; ``retry``: another attempt may go better."""
+    """The job went wrong; ``retry``: another attempt may go better, ``solo``: without mates."""
 
     job_id: UUID
     code: str
     message: str
     retry: bool
+    solo: bool = False
 
 
 @dataclass(frozen=True)
 class Released:
-    """The worker gives the job back untouched: the attempt does not count."""
+    """The worker gives the job back untouched: the attempt does not count.
+
+    ``code`` and ``message`` tell who polls why it is queued again, where there is more to say
+    than that the worker was stopped.
+    """
 
     job_id: UUID
+    code: str | None = None
+    message: str = ""
 
 
 Outcome = Succeeded | Failed | Released
@@ -60,7 +67,7 @@ Outcome = Succeeded | Failed | Released
 class _Change:
     status: JobStatus
     attempts: int
-    error: Failed | None = None
+    error: Failed | Released | None = None
     wait_s: float | None = None
 
 
@@ -80,35 +87,30 @@ def finish(engine: Engine, claim_id: UUID, outcomes: Sequence[Outcome]) -> dict[
 def _finish(engine: Engine, claim_id: UUID, outcomes: Sequence[Outcome]) -> dict[UUID, JobStatus]:
     by_job = {outcome.job_id: outcome for outcome in outcomes}
     with engine.begin() as connection:
-        # Before the jobs, as whoever takes an expired lease does.
-        connection.execute(
-            text("SELECT id FROM claims WHERE id = :id FOR UPDATE"), {"id": claim_id}
-        )
-        held = connection.execute(
-            text(
-                """
-                SELECT id, tenant_id, campaign_id, attempts, max_attempts, cancel_requested
-                FROM jobs
-                WHERE id = ANY(:ids) AND claim_id = :claim_id AND status = 'running'
-                ORDER BY id FOR UPDATE
-                """
-            ),
-            {"ids": list(by_job), "claim_id": claim_id},
-        ).all()
+        held = connection.execute(_LOCK, {"claim_id": claim_id, "ids": list(by_job)}).all()
         changes = {row.id: _change(row, by_job[row.id]) for row in held}
-        if changes:
-            _update(connection, claim_id, changes)
-            _insert_artifacts(connection, claim_id, held, changes, by_job)
-            counters.add(
-                connection,
-                claim_id,
-                counters.moves(
-                    (row.campaign_id, JobStatus.RUNNING, changes[row.id].status) for row in held
-                ),
-            )
-        _drop_claim(connection, claim_id)
-        done_before = _done_before(connection, claim_id, by_job.keys() - changes.keys())
-    return {job_id: change.status for job_id, change in changes.items()} | done_before
+        _record(connection, claim_id, changes, by_job)
+        left = {job_id: change.status for job_id, change in changes.items()}
+        left |= _done_before(connection, claim_id, by_job.keys() - changes.keys())
+        if any(left.get(job_id) is not JobStatus.SUCCEEDED for job_id in by_job):
+            # Whatever was uploaded for the others is nobody's. (Asked of each outcome, what a
+            # worker may have uploaded before it failed, was stopped or was cancelled is a guess.)
+            orphans.note(connection, claim_id)
+    return left
+
+
+_LOCK = text(
+    """
+    WITH claim AS MATERIALIZED (
+        -- Before the jobs, as whoever takes an expired lease does, and whose it is.
+        SELECT id FROM claims WHERE id = :claim_id FOR UPDATE
+    )
+    SELECT jobs.id, attempts, max_attempts, cancel_requested
+    FROM claim JOIN jobs ON jobs.claim_id = claim.id
+    WHERE jobs.id = ANY(:ids) AND status = 'running'
+    ORDER BY jobs.id FOR UPDATE OF jobs
+    """
+)
 
 
 def _change(job: Row[Any], outcome: Outcome) -> _Change:
@@ -120,7 +122,7 @@ def _change(job: Row[Any], outcome: Outcome) -> _Change:
         case Succeeded():
             return _Change(JobStatus.SUCCEEDED, job.attempts)
         case Released():
-            return _Change(JobStatus.QUEUED, job.attempts - 1)
+            return _Change(JobStatus.QUEUED, job.attempts - 1, outcome if outcome.code else None)
         case Failed(retry=True) if job.attempts < job.max_attempts:
             return _Change(JobStatus.WAITING, job.attempts, outcome, backoff_s(job.attempts))
         case Failed():
@@ -133,43 +135,45 @@ def backoff_s(attempts: int) -> float:
     return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 (spreading load, not a secret)
 
 
-def _update(connection: Connection, claim_id: UUID, changes: Mapping[UUID, _Change]) -> None:
-    updated = connection.execute(
-        text(
-            """
-            UPDATE jobs SET
-                status = change.status,
-                attempts = change.attempts,
-                error = CASE WHEN change.code IS NULL THEN NULL ELSE
-                    jsonb_build_object('code', change.code, 'message', change.message) END,
-                wait_reason = CASE WHEN change.status = 'waiting' THEN :backoff END,
-                available_at = CASE WHEN change.status = 'waiting' THEN
-                    clock_timestamp() + make_interval(secs => change.wait_s) END,
-                finished_at = CASE WHEN change.status IN ('succeeded', 'failed', 'cancelled')
-                    THEN clock_timestamp() END,
-                -- Kept on final rows: it tells whose finish it was.
-                claim_id = CASE WHEN change.status IN ('queued', 'waiting') THEN NULL
-                    ELSE claim_id END
-            FROM unnest(CAST(:ids AS uuid[]), CAST(:statuses AS text[]),
-                        CAST(:attempts AS smallint[]), CAST(:codes AS text[]),
-                        CAST(:messages AS text[]), CAST(:waits_s AS double precision[]))
-                AS change (id, status, attempts, code, message, wait_s)
-            WHERE jobs.id = change.id AND jobs.claim_id = :claim_id AND jobs.status = 'running'
-            RETURNING jobs.id
-            """
-        ),
+def _record(
+    connection: Connection,
+    claim_id: UUID,
+    changes: Mapping[UUID, _Change],
+    outcomes: Mapping[UUID, Outcome],
+) -> None:
+    """Write it all down in one statement: jobs, artifacts, progress, and that the claim is over."""
+    artifacts = [
+        {"job_id": str(job_id), "index": index, **vars(artifact)}
+        for job_id, change in changes.items()
+        if change.status is JobStatus.SUCCEEDED
+        and isinstance(outcome := outcomes[job_id], Succeeded)
+        for index, artifact in enumerate(outcome.artifacts)
+    ]
+    moved = connection.execute(
+        _RECORD,
         {
             "claim_id": claim_id,
+            "before": JobStatus.RUNNING,
+            "slot": counters.slot(claim_id),
             "backoff": WaitReason.BACKOFF,
-            "ids": list(changes),
-            "statuses": [change.status.value for change in changes.values()],
-            "attempts": [change.attempts for change in changes.values()],
-            "codes": [c.error.code if c.error else None for c in changes.values()],
-            "messages": [_storable(c.error.message) if c.error else None for c in changes.values()],
-            "waits_s": [change.wait_s for change in changes.values()],
+            "changes": json.dumps([_as_json(*change) for change in changes.items()]),
+            "artifacts": json.dumps(artifacts, default=dict),
         },
     ).scalars()
-    assert set(updated) == set(changes), "rows that we hold locked cannot have changed"
+    assert set(moved) == set(changes), "rows that we hold locked cannot have changed"
+
+
+def _as_json(job_id: UUID, change: _Change) -> dict[str, Any]:
+    error = change.error
+    return {
+        "id": str(job_id),
+        "status": change.status,
+        "attempts": change.attempts,
+        "wait_s": change.wait_s,
+        "code": error and error.code,
+        "message": error and _storable(error.message),
+        "solo": isinstance(error, Failed) and error.solo,
+    }
 
 
 def _storable(message: str) -> str:
@@ -177,48 +181,50 @@ def _storable(message: str) -> str:
     return message.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
-def _insert_artifacts(
-    connection: Connection,
-    claim_id: UUID,
-    held: Sequence[Row[Any]],
-    changes: Mapping[UUID, _Change],
-    outcomes: Mapping[UUID, Outcome],
-) -> None:
-    rows = []
-    for job in held:
-        outcome = outcomes[job.id]
-        if changes[job.id].status is JobStatus.SUCCEEDED and isinstance(outcome, Succeeded):
-            rows += [
-                {
-                    "tenant_id": job.tenant_id,
-                    "campaign_id": job.campaign_id,
-                    "job_id": job.id,
-                    "claim_id": claim_id,
-                    "attempt": job.attempts,
-                    "index": index,
-                    "object_key": artifact.object_key,
-                    "media_type": artifact.media_type,
-                    "sha256": artifact.sha256,
-                    "size_bytes": artifact.size_bytes,
-                    "facts": dict(artifact.facts),
-                }
-                for index, artifact in enumerate(outcome.artifacts)
-            ]
-    if rows:
-        connection.execute(insert(Artifact), rows)
-
-
-def _drop_claim(connection: Connection, claim_id: UUID) -> None:
-    connection.execute(
-        text(
-            """
-            DELETE FROM claims WHERE id = :id AND NOT EXISTS (
-                SELECT FROM jobs WHERE claim_id = :id AND status = 'running'
-            )
-            """
-        ),
-        {"id": claim_id},
+_RECORD = text(
+    f"""
+    -- Rows come as one value each, whatever their number: a statement that is prepared once.
+    WITH change AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:changes AS jsonb)) AS change (
+            id uuid, status text, attempts smallint, wait_s double precision,
+            code text, message text, solo boolean)
+    ), moved AS (
+        UPDATE jobs SET
+            status = change.status,
+            attempts = change.attempts,
+            error = CASE WHEN change.code IS NOT NULL THEN
+                jsonb_build_object('code', change.code, 'message', change.message) END,
+            solo = jobs.solo OR change.solo,
+            wait_reason = CASE WHEN change.status = 'waiting' THEN :backoff END,
+            available_at = CASE WHEN change.status = 'waiting' THEN
+                clock_timestamp() + make_interval(secs => change.wait_s) END,
+            finished_at = CASE WHEN change.status IN ('succeeded', 'failed', 'cancelled')
+                THEN clock_timestamp() END,
+            -- Kept on final rows: it tells whose finish it was.
+            claim_id = CASE WHEN change.status IN ('queued', 'waiting') THEN NULL
+                ELSE claim_id END
+        FROM change
+        WHERE jobs.id = change.id AND jobs.claim_id = :claim_id AND jobs.status = 'running'
+        RETURNING jobs.id, tenant_id, campaign_id, jobs.attempts, jobs.status
+    ), made AS (
+        INSERT INTO artifacts (tenant_id, campaign_id, job_id, claim_id, attempt, index,
+                               object_key, media_type, sha256, size_bytes, facts)
+        SELECT tenant_id, campaign_id, job_id, :claim_id, attempts, index,
+               object_key, media_type, sha256, size_bytes, facts
+        FROM jsonb_to_recordset(CAST(:artifacts AS jsonb)) AS made (
+            job_id uuid, index smallint,
+            object_key text, media_type text, sha256 text, size_bytes bigint, facts jsonb)
+        JOIN moved ON moved.id = job_id
+    ), counted AS ({counters.ADD_MOVED}), ended AS (
+        DELETE FROM claims WHERE id = :claim_id AND NOT EXISTS (
+            -- All of one statement see what was there before it.
+            SELECT FROM jobs WHERE claim_id = :claim_id AND status = 'running'
+                AND id NOT IN (SELECT id FROM moved)
+        )
     )
+    SELECT id FROM moved
+    """  # noqa: S608 (constants)
+)
 
 
 def _done_before(

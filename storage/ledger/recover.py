@@ -1,14 +1,16 @@
 """How work comes back: expired leases, and jobs whose time of waiting is over."""
 
+import time
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
 
-from storage import counters
+from storage import counters, orphans
 from storage.lifecycle import JobStatus
 
 PROMOTED_AT_ONCE = 1000
+HUNG_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,10 @@ def recover_claim(engine: Engine, *, connected_s: float = float("inf")) -> Recov
     if that was asked for. The late worker's writes are refused from here on.
 
     While the database was away nobody could renew. So a lease is only taken once the server has
-    been up, and the caller has been connected (``connected_s`` seconds), for the lease's length.
+    been up, and the caller has been connected (``connected_s`` seconds), for the lease's length;
+    and not by a question that has hung, for which all renewals may have waited as well.
     """
+    asked_at = time.monotonic()
     with engine.begin() as connection:
         row = connection.execute(
             text(
@@ -43,10 +47,11 @@ def recover_claim(engine: Engine, *, connected_s: float = float("inf")) -> Recov
             ),
             {"connected_s": connected_s},
         ).first()
-        if row is None:
+        if row is None or time.monotonic() - asked_at > HUNG_S:
             return None
         jobs = _take_back(connection, row.id)
         connection.execute(text("DELETE FROM claims WHERE id = :id"), {"id": row.id})
+        orphans.note(connection, row.id)
         return Recovered(row.id, row.worker, jobs)
 
 
@@ -84,7 +89,7 @@ def _take_back(connection: Connection, claim_id: UUID) -> int:
 
 
 def promote(engine: Engine) -> int:
-    """Queue the waiting jobs whose time has come; how many."""
+    """Queue a chunk of the waiting jobs whose time has come; how many."""
     with engine.begin() as connection:
         rows = connection.execute(
             text(

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -12,10 +13,14 @@ from sqlalchemy import Connection, Engine, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from storage import counters
-from storage.lifecycle import CampaignStatus, JobStatus
+from storage.ids import recipient_ids
+from storage.lifecycle import CampaignStatus, JobStatus, WaitReason
 from storage.tables import Campaign, Creative, Job
 
 DUPLICATES_SHOWN = 20
+
+SUBMITTED_CHANNEL = "presswork_submitted"
+"""NOTIFY: a campaign waits for its jobs."""
 
 
 class IdempotencyConflictError(Exception):
@@ -59,6 +64,15 @@ class NewCreative:
 
 
 @dataclass(frozen=True)
+class NewWindow:
+    """When a campaign's jobs may start; the fields are those of `storage.tables.Campaign`."""
+
+    closes_at: datetime
+    reopens_at: datetime | None
+    run_window: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class NewCampaign:
     """A campaign without its recipients, which are streamed."""
 
@@ -67,6 +81,7 @@ class NewCampaign:
     creatives: Sequence[NewCreative] = field(default_factory=tuple)
     idempotency_key: str | None = None
     request_sha256: str | None = None
+    window: NewWindow | None = None
 
 
 class RecipientRow(Protocol):
@@ -154,23 +169,34 @@ def submit_campaign(
     """
     try:
         with engine.begin() as connection:
-            campaign_id = _insert_campaign(connection, campaign)
-            count = _copy_recipients(connection, campaign_id, recipients)
-            if not count:
-                raise NoRecipientsError
-            duplicates = _duplicates(connection, campaign_id)
-            if duplicates:
-                raise DuplicateRecipientsError(duplicates)
-            connection.execute(
-                text("UPDATE campaigns SET recipients = :count WHERE id = :id"),
-                {"count": count, "id": campaign_id},
-            )
-            return campaign_id
+            return store_campaign(connection, campaign, recipients)
     except IntegrityError:
         earlier = find_campaign(engine, campaign)
         if earlier is None:
             raise
         return earlier
+
+
+def store_campaign(
+    connection: Connection, campaign: NewCampaign, recipients: Iterable[RecipientRow]
+) -> UUID:
+    """`submit_campaign` within the caller's transaction, which must not outlive an error.
+
+    Raises:
+        DuplicateRecipientsError: naming each key and the lines on which it stands.
+        NoRecipientsError: there were none.
+    """
+    campaign_id = _insert_campaign(connection, campaign)
+    count = _copy_recipients(connection, campaign_id, recipients)
+    if not count:
+        raise NoRecipientsError
+    _check_unique(connection, campaign_id)
+    connection.execute(
+        text("UPDATE campaigns SET recipients = :count WHERE id = :id"),
+        {"count": count, "id": campaign_id},
+    )
+    connection.exec_driver_sql(f"NOTIFY {SUBMITTED_CHANNEL}")
+    return campaign_id
 
 
 def _insert_campaign(connection: Connection, campaign: NewCampaign) -> UUID:
@@ -183,6 +209,7 @@ def _insert_campaign(connection: Connection, campaign: NewCampaign) -> UUID:
             idempotency_key=campaign.idempotency_key,
             request_sha256=campaign.request_sha256,
             recipients=0,
+            **(vars(campaign.window) if campaign.window else {}),
         )
         .returning(Campaign.id)
     ).scalar_one()
@@ -202,15 +229,27 @@ def _copy_recipients(
     count = 0
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
+    # Half of a row's time is Python's: no encoder is made per row, and no UUID is turned to text.
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    campaign = str(campaign_id)
     with (
         driver.cursor() as cursor,
-        cursor.copy("COPY recipients (campaign_id, line, key, data) FROM STDIN") as copy,
+        cursor.copy("COPY recipients (id, campaign_id, line, key, data) FROM STDIN") as copy,
     ):
-        for recipient in recipients:
-            data = json.dumps(recipient.row, ensure_ascii=False)
-            copy.write_row((campaign_id, recipient.line, recipient.key, data))
+        for id_, recipient in zip(recipient_ids(), recipients, strict=False):
+            copy.write_row((id_, campaign, recipient.line, recipient.key, encode(recipient.row)))
             count += 1
     return count
+
+
+def _check_unique(connection: Connection, campaign_id: UUID) -> None:
+    """Look at the deferred constraint now; what it refuses is then searched for by name."""
+    try:
+        with connection.begin_nested():
+            # Free of charge where nothing collided, whatever the number of rows.
+            connection.exec_driver_sql("SET CONSTRAINTS uq_recipients_campaign_id_key IMMEDIATE")
+    except IntegrityError as error:
+        raise DuplicateRecipientsError(_duplicates(connection, campaign_id)) from error
 
 
 def _duplicates(connection: Connection, campaign_id: UUID) -> list[tuple[str, list[int]]]:
@@ -265,22 +304,41 @@ def fan_out(engine: Engine) -> Iterator[FannedOut]:
 
 
 def _fan_out_one(connection: Connection, campaign_id: UUID) -> FannedOut:
+    # Made before its run window opens, its jobs wait for that.
+    opens_at = connection.execute(
+        text(
+            """
+            SELECT CASE WHEN closes_at <= clock_timestamp() THEN reopens_at END
+            FROM campaigns WHERE id = :id
+            """
+        ),
+        {"id": campaign_id},
+    ).scalar()
+    status = JobStatus.QUEUED if opens_at is None else JobStatus.WAITING
     jobs = connection.execute(
         text(
             """
-            INSERT INTO jobs (tenant_id, campaign_id, creative_id, recipient_id,
-                              kind, pool, batch_key, status)
-            SELECT campaigns.tenant_id, campaigns.id, creatives.id, recipients.id,
-                   creatives.kind, creatives.pool, creatives.batch_key, 'queued'
+            INSERT INTO jobs (id, tenant_id, campaign_id, creative_id, recipient_id,
+                              kind, pool, batch_key, status, wait_reason, available_at)
+            SELECT CAST(left(CAST(recipients.id AS text), 32) ||
+                            lpad(to_hex(CAST(creatives.ordinal AS int)), 4, '0') AS uuid),
+                   campaigns.tenant_id, campaigns.id, creatives.id, recipients.id,
+                   creatives.kind, creatives.pool, creatives.batch_key,
+                   :status, :wait_reason, CAST(:opens_at AS timestamptz)
             FROM campaigns
             JOIN recipients ON recipients.campaign_id = campaigns.id
             JOIN creatives ON creatives.campaign_id = campaigns.id
             WHERE campaigns.id = :id
-            -- Ids are given in this order, and work is done in the order of ids.
+            -- In the order of the new ids, so that indexes grow at their ends.
             ORDER BY recipients.id, creatives.ordinal
             """
         ),
-        {"id": campaign_id},
+        {
+            "id": campaign_id,
+            "status": status,
+            "wait_reason": WaitReason.WINDOW if opens_at else None,
+            "opens_at": opens_at,
+        },
     ).rowcount
     connection.execute(
         text(
@@ -291,5 +349,15 @@ def _fan_out_one(connection: Connection, campaign_id: UUID) -> FannedOut:
         ),
         {"id": campaign_id, "jobs": jobs},
     )
-    counters.add(connection, campaign_id, Counter({(campaign_id, JobStatus.QUEUED): jobs}))
+    counters.add(connection, campaign_id, Counter({(campaign_id, status): jobs}))
     return FannedOut(campaign_id, jobs)
+
+
+def refresh_statistics(engine: Engine) -> None:
+    """Tell the planner of what has come in bulk, instead of leaving it to autovacuum's next visit.
+
+    It also makes sessions drop the plans that they have kept from when the tables were small: with
+    those a claim from 300,000 jobs took 700 ms instead of 2.
+    """
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ANALYZE jobs, recipients")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -31,6 +32,7 @@ from tests.integration.ledger_cases import (
     ids,
     job_row,
     let_wait_end,
+    listening,
     made,
     new_campaign,
     recipient_rows,
@@ -331,8 +333,18 @@ def test_cancel_a_campaign_in_chunks(
 
     assert cancel.cancel_campaign(engine, tenant_id, campaign_id)
     done: list[int] = []
-    heard = notified(engine, lambda: done.extend(cancel_all_flagged(engine)))
-    assert done == [3, 3, 3, 1]
+    chunks: list[UUID] = []
+
+    def note(_: Any, _cursor: Any, statement: str, values: Any, *_more: Any) -> None:
+        if "WITH chunk" in statement:
+            chunks.append(values["behind"])
+
+    with listening(engine, "before_cursor_execute", note):
+        heard = notified(engine, lambda: done.extend(cancel_all_flagged(engine)))
+    assert done == [10]
+    # Each goes on where the one before ended; the last finds nothing.
+    not_started = campaign_jobs(engine, campaign_id)[2:4] + campaign_jobs(engine, campaign_id)[8:]
+    assert chunks == [UUID(int=0), not_started[2], not_started[5]]
     assert set(heard) == {str(batch.claim_id) for batch in running}
     assert counts(engine, campaign_id) == {SUCCEEDED: 1, FAILED: 1, CANCELLED: 6, RUNNING: 4}
     assert counts(engine, other_id) == {QUEUED: 2}

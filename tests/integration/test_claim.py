@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 from storage import counters, workers
 from storage.ledger import cancel, claim
@@ -32,6 +32,7 @@ from tests.integration.ledger_cases import (
     lose_commit,
     lose_commit_answer,
     no_errors,
+    release_all,
     rows,
     submit_campaign,
     submit_jobs,
@@ -92,13 +93,14 @@ def test_a_campaigns_job(engine: Engine, tenant_id: UUID) -> None:
 
 
 def test_one_key_at_a_time(engine: Engine, tenant_id: UUID) -> None:
-    """Jobs that cannot share a compiled batch never come together; the oldest key is first."""
+    """Jobs that cannot share a compiled batch never come together, whatever lies between them."""
     older, newer, mate = (submit_jobs(engine, tenant_id, 1, key)[0] for key in ("b", "a", "b"))
     batches = list(drain(engine))
-    assert [(batch.batch_key, ids(batch)) for batch in batches] == [
-        ("b", [older, mate]),
-        ("a", [newer]),
-    ]
+    assert {batch.batch_key: ids(batch) for batch in batches} == {
+        "a": [newer],
+        "b": [older, mate],
+    }
+    assert len(batches) == 2
 
 
 def test_priority_then_age(engine: Engine, tenant_id: UUID) -> None:
@@ -136,6 +138,57 @@ def test_prefer_a_key_without_work(engine: Engine, tenant_id: UUID) -> None:
     """A preference for what is not there is no obstacle."""
     submit_jobs(engine, tenant_id, 1, "a")
     assert take_some(engine, prefer="gone").batch_key == "a"
+
+
+def test_the_turn_goes_on_behind_a_preferred_key(engine: Engine, tenant_id: UUID) -> None:
+    """A worker whose key has nothing left goes on to the next one, not to where all begin."""
+    for key in "ac":
+        submit_jobs(engine, tenant_id, 1, key)
+    assert take_some(engine, prefer="b").batch_key == "c"
+
+
+def test_workers_without_a_key_spread_out(engine: Engine, tenant_id: UUID) -> None:
+    """Workers that come from no key do not all start with the same one."""
+    for key in "0123456789abcdef":  # batch keys are digests
+        submit_jobs(engine, tenant_id, 40, key)
+    # Sixteen keys, and all of forty workers at the same: one in 16 to the power of 39.
+    assert len({take_some(engine, 1).batch_key for _ in range(40)}) > 1
+
+
+def test_keys_that_others_are_taking(engine: Engine, tenant_id: UUID) -> None:
+    """A key all of whose jobs are locked is passed by: in turn, round the end, then downwards."""
+    for key, priority in (("a", 0), ("b", 0), ("c", 0), ("d", 1)):
+        submit_jobs(engine, tenant_id, 1, key, priority=priority)
+    for locked, expected in (("", "b"), ("b", "c"), ("bc", "a"), ("abc", "d")):
+        with engine.begin() as connection:
+            connection.execute(
+                text("SELECT id FROM jobs WHERE batch_key = ANY(:keys) FOR UPDATE"),
+                {"keys": list(locked)},
+            )
+            batch = take(engine, after="a")
+        assert batch is not None
+        assert batch.batch_key == expected
+        release_all(engine, batch)
+
+
+def test_a_claim_gives_up_among_keys_that_others_are_taking(
+    engine: Engine, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many locked keys a claim tries is bounded, at however many keys."""
+    monkeypatch.setattr(claim, "KEYS_LOOKED_AT", 2)
+    for key in "abcd":
+        submit_jobs(engine, tenant_id, 1, key)
+    tried = []
+
+    def note(_: Any, _cursor: Any, statement: str, values: Any, *_more: Any) -> None:
+        if "WITH head" in statement:
+            tried.append(values["batch_key"])
+
+    with engine.begin() as connection:
+        connection.execute(text("SELECT id FROM jobs FOR UPDATE"))
+        with listening(engine, "before_cursor_execute", note):
+            assert take(engine, after="b") is None
+    assert tried == ["c", "d"]
 
 
 def test_keys_take_turns(engine: Engine, tenant_id: UUID) -> None:
@@ -233,11 +286,16 @@ def test_the_living_are_claimed_among_the_cancelled(engine: Engine, tenant_id: U
 
 
 def test_work_behind_a_cancelled_campaign(engine: Engine, tenant_id: UUID) -> None:
-    """A worker is not told that there is nothing to do while there is, however much is dropped."""
-    cancelled = submit_campaign(engine, tenant_id, 10)
-    living = submit_jobs(engine, tenant_id, 2)
-    cancel.cancel_campaign(engine, tenant_id, cancelled)
-    assert ids(take_some(engine, 2)) == living
+    """A claim does not wait until a large cancelled campaign is out of its way: it goes round."""
+    cancelled = [submit_campaign(engine, tenant_id, 10) for _ in range(2)]
+    living = submit_jobs(engine, tenant_id, 3)
+    for campaign_id in cancelled:
+        cancel.cancel_campaign(engine, tenant_id, campaign_id)
+    assert ids(take_some(engine, 2)) == living[:2]
+    for campaign_id in cancelled:
+        assert counts(engine, campaign_id) == {JobStatus.CANCELLED: 2, JobStatus.QUEUED: 8}
+    assert ids(take_some(engine, 2)) == living[2:]
+    check_books(engine)
 
 
 def test_claimers_never_share_a_job(engine: Engine, tenant_id: UUID) -> None:
@@ -301,7 +359,7 @@ def test_claims_that_drop_jobs_do_not_deadlock(
 ) -> None:
     """Two claims that cancel jobs of the same two campaigns, each from its end, both go through."""
     monkeypatch.setattr(counters, "SLOTS", 1)  # two claims may have the same slot by chance
-    campaign_ids = [submit_campaign(engine, tenant_id, 2, key) for key in ("a", "b")]
+    campaign_ids = [submit_campaign(engine, tenant_id, 4, "a", "b") for _ in range(2)]
     for campaign_id in campaign_ids:
         cancel.cancel_campaign(engine, tenant_id, campaign_id)
     met = threading.Barrier(2, timeout=LIMIT_S)
@@ -311,13 +369,12 @@ def test_claims_that_drop_jobs_do_not_deadlock(
         if "WITH head" in statement:
             keys_tried[threading.get_ident()] += 1
             if keys_tried[threading.get_ident()] == 2:
-                met.wait()  # each has dropped the first job of its key, and goes on to the other
+                met.wait()  # each has dropped jobs of the first campaign, and meets the second
 
     with no_errors(engine), listening(engine, "before_cursor_execute", meet):
         found = together(*[partial(take, engine, 1, prefer=key) for key in ("a", "b")])
     assert found == [None, None]
-    for campaign_id in campaign_ids:
-        assert counts(engine, campaign_id) == {JobStatus.CANCELLED: 2}
+    check_books(engine)
 
 
 def test_queued_pools(engine: Engine, tenant_id: UUID) -> None:
@@ -398,10 +455,20 @@ def test_claim_reads_the_index_in_order(large: Engine) -> None:
         for node, above in nodes(plan):
             if node.get("Relation Name") == "jobs" and node["Node Type"] != "ModifyTable":
                 assert node["Node Type"] in ("Index Scan", "Index Only Scan"), json.dumps(plan)
-            if node.get("Index Name") == "ix_jobs_queued":
+            if node.get("Index Name") in ("ix_jobs_queued", "ix_jobs_turns"):
                 queued_scans += 1
                 assert node["Scan Direction"] == "Forward"
                 # What stands between the scan and its LIMIT would read all jobs of the key.
                 below_limit = above[len(above) - above[::-1].index("Limit") :]
                 assert not {"Sort", "Incremental Sort"} & set(below_limit), json.dumps(plan)
     assert queued_scans == 2 * 3
+
+
+def test_what_is_less_urgent_than_a_cancelled_campaign_does_not_wait(
+    engine: Engine, tenant_id: UUID
+) -> None:
+    """An older job of the same key, of lower priority, is reached past the campaign's jobs."""
+    [patient] = submit_jobs(engine, tenant_id, 1, priority=5)
+    campaign_id = submit_campaign(engine, tenant_id, 20)
+    cancel.cancel_campaign(engine, tenant_id, campaign_id)
+    assert ids(take_some(engine, 2)) == [patient]

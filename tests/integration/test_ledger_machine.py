@@ -1,6 +1,6 @@
 """The ledger against a model of it that fits on a page, in whatever order things happen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 from uuid import UUID
@@ -15,19 +15,21 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from storage import tenants
-from storage.ledger import cancel, claim, finish, recover, submit
+from storage.ledger import cancel, claim, finish, recover, submit, windows
 from storage.ledger.cancel import RETRY_ATTEMPTS, WrongStateError
 from storage.ledger.claim import Batch
 from storage.ledger.finish import Outcome, Released
 from storage.lifecycle import CANCELLABLE, FINAL, RETRYABLE, TRANSITIONS, JobStatus
 from tests.integration.ledger_cases import (
     LEASE_S,
+    at_commit,
     broken,
     campaign_jobs,
     check_books,
+    connection_of,
     execute,
     expire,
     fan_out,
@@ -47,8 +49,11 @@ SUCCEEDED, FAILED, CANCELLED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.
 KEYS = st.sampled_from("ab")
 ANY = st.integers(0, 99)
 """Which one of those that there are."""
-ENDS = st.sampled_from(["succeeded", "succeeded", "retryable", "hopeless", "released", "goes on"])
+ENDS = st.sampled_from(["succeeded", "retryable", "retryable", "hopeless", "released", "goes on"])
 MOST = 4
+STEPS_S = st.sampled_from([-3600, 3600])
+WAIT_S = 1000.0
+"""How long a backoff takes here: far from 0 after any number of clock steps, as leases are."""
 
 T = TypeVar("T")
 
@@ -72,6 +77,7 @@ class ModelJob:
     solo: bool = False
     flagged: bool = False
     claim_id: UUID | None = None
+    wait_s: float = 0.0
 
     def end(self, how: str) -> None:
         """What its holder's finish makes of it."""
@@ -84,6 +90,7 @@ class ModelJob:
             self.attempts -= 1
         elif how == "retryable" and self.attempts < self.max_attempts:
             self.status = WAITING
+            self.wait_s = WAIT_S
         else:
             self.status = FAILED
         if self.status not in FINAL:
@@ -97,6 +104,21 @@ class ModelJob:
             self.status = QUEUED if self.attempts < self.max_attempts else FAILED
         self.solo = True
         self.claim_id = None
+
+
+class CrashError(Exception):
+    """The process has died."""
+
+
+def die(_: Connection) -> None:
+    """For `at_commit`: the process dies, and its transaction with it."""
+    raise CrashError
+
+
+def commit_and_die(connection: Connection) -> None:
+    """For `at_commit`: the server commits, and nobody is there any more to hear so."""
+    connection_of(connection).commit()
+    raise CrashError
 
 
 def outcome(how: str, job_id: UUID, claim_id: UUID) -> Outcome:
@@ -121,7 +143,7 @@ class LedgerMachine(RuleBasedStateMachine):
         execute(
             self.engine,
             "TRUNCATE tenants, campaigns, creatives, recipients, claims, jobs, artifacts,"
-            " campaign_counters, api_keys",
+            " campaign_counters, api_keys, schedules, schedule_runs",
         )
         with self.engine.begin() as connection:
             self.tenant_id = tenants.ensure(connection, "machine")
@@ -129,8 +151,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.compiling: dict[UUID, tuple[str, ...]] = {}
         self.campaigns: list[UUID] = []
         self.cancelled: set[UUID] = set()
+        self.closed: set[UUID] = set()
         self.batches: list[Batch] = []  # of the dead as well: those are the zombies
-        self.expired: set[UUID] = set()
+        self.lease_s: dict[UUID, float] = {}
         self.artifacts: set[tuple[UUID, UUID]] = set()
         self.seen: dict[UUID, JobStatus] = {}
 
@@ -144,9 +167,18 @@ class LedgerMachine(RuleBasedStateMachine):
         """The jobs that are somewhere."""
         return [job for job in self.jobs.values() if job.status in status]
 
+    def some_batch(self, number: int) -> Batch:
+        """One that its worker still holds, or now and then a zombie's."""
+        held = [batch for batch in self.batches if self.held_by(batch.claim_id)]
+        return pick(held if held and number % 4 else self.batches, number)
+
     def doomed(self, job: ModelJob) -> bool:
         """Whether the job's campaign was cancelled."""
         return job.campaign_id in self.cancelled
+
+    def held_back(self, job: ModelJob) -> bool:
+        """Whether the run window of the job's campaign has ended."""
+        return job.campaign_id in self.closed
 
     @rule(key=KEYS, priority=st.integers(-1, 1))
     def submit_job(self, key: str, priority: int) -> None:
@@ -176,33 +208,36 @@ class LedgerMachine(RuleBasedStateMachine):
         for campaign_id in wanted:
             job_ids = campaign_jobs(self.engine, campaign_id)
             for job_id, key in zip(job_ids, self.compiling[campaign_id], strict=True):
-                self.jobs[job_id] = ModelJob(job_id, campaign_id, key)
+                status = WAITING if campaign_id in self.closed else QUEUED
+                self.jobs[job_id] = ModelJob(job_id, campaign_id, key, status=status)
         self.compiling.clear()
 
-    @rule(size=st.integers(1, MOST), prefer=st.none() | KEYS)
-    def claim(self, size: int, prefer: str | None) -> None:
+    @rule(size=st.integers(1, MOST), prefer=st.none() | KEYS, after=st.none() | KEYS)
+    def claim(self, size: int, prefer: str | None, after: str | None) -> None:
         """A worker asks for work."""
-        doomed = [job for job in self.in_status(QUEUED) if self.doomed(job)]
-        expected = self.next_batch(size, prefer)
-        batch = take(self.engine, size, prefer=prefer)
+        barred = [job for job in self.in_status(QUEUED) if self.doomed(job) or self.held_back(job)]
+        expected = self.next_batches(size, prefer, after)
+        batch = take(self.engine, size, prefer=prefer, after=after)
         found = ids(batch) if batch else []
-        if doomed:
+        if barred:
             # How many of them it meets and drops on its way is its own affair.
-            [dropped] = rows(
+            dropped = rows(
                 self.engine,
-                "SELECT array_agg(id) AS ids FROM jobs WHERE status = 'cancelled' AND id = ANY(:d)",
-                d=[job.id for job in doomed],
+                "SELECT id FROM jobs WHERE status IN ('cancelled', 'waiting') AND id = ANY(:ids)",
+                ids=[job.id for job in barred],
             )
-            for job_id in dropped.ids or []:
-                self.jobs[job_id].status = CANCELLED
+            for row in dropped:
+                barred_job = self.jobs[row.id]
+                barred_job.status = CANCELLED if self.doomed(barred_job) else WAITING
             assert all(self.jobs[job_id].status is QUEUED for job_id in found)
-            assert not any(self.doomed(self.jobs[job_id]) for job_id in found)
+            assert not {job.id for job in barred} & set(found)
             assert len({self.jobs[job_id].key for job_id in found}) <= 1
             assert len(found) <= 1 or not any(self.jobs[job_id].solo for job_id in found)
         else:
-            assert found == expected
+            assert found in expected
         if batch:
             self.batches.append(batch)
+            self.lease_s[batch.claim_id] = LEASE_S
         for job in batch.jobs if batch else ():
             model = self.jobs[job.id]
             model.status = RUNNING
@@ -210,21 +245,30 @@ class LedgerMachine(RuleBasedStateMachine):
             model.claim_id = batch.claim_id if batch else None
             assert job.attempt == model.attempts
 
-    def next_batch(self, size: int, prefer: str | None) -> list[UUID]:
-        """The jobs that a claim must take, where no campaign is cancelled."""
+    def next_batches(self, size: int, prefer: str | None, after: str | None) -> list[list[UUID]]:
+        """What a claim may take, where no campaign is cancelled: several where chance decides."""
         queued = sorted(self.in_status(QUEUED), key=lambda job: (job.priority, job.id))
         if not queued:
-            return []
-        preferred = [job for job in queued if job.key == prefer]
-        key = (preferred or queued)[0].key
-        first, *others = [job for job in queued if job.key == key][:size]
+            return [[]]
+        best = sorted({job.key for job in queued if job.priority == queued[0].priority})
+        if prefer in {job.key for job in queued}:
+            keys = [prefer]
+        elif came_from := after or prefer:
+            keys = [min(best, key=lambda key: (key <= came_from, key))]
+        else:
+            keys = best
+        return [self.batch_of([job for job in queued if job.key == key], size) for key in keys]
+
+    def batch_of(self, mates: list[ModelJob], size: int) -> list[UUID]:
+        """The first jobs of a key that may share a batch."""
+        first, *others = mates[:size]
         return [first.id, *(job.id for job in others if not (first.solo or job.solo))]
 
     @precondition(lambda self: self.batches)
-    @rule(number=ANY, ends=st.lists(ENDS, min_size=MOST, max_size=MOST))
-    def finish(self, number: int, ends: list[str]) -> None:
-        """A worker, or its zombie, reports how some of its jobs ended."""
-        batch = pick(self.batches, number)
+    @rule(number=ANY, ends=st.lists(ENDS, min_size=MOST, max_size=MOST), dies=st.booleans())
+    def finish(self, number: int, ends: list[str], dies: bool) -> None:  # noqa: FBT001 (a draw)
+        """A worker, or its zombie, reports how some of its jobs ended, and may die over it."""
+        batch = self.some_batch(number)
         named = {
             job_id: how for job_id, how in zip(ids(batch), ends, strict=False) if how != "goes on"
         }
@@ -239,7 +283,69 @@ class LedgerMachine(RuleBasedStateMachine):
                     self.artifacts.add((job_id, batch.claim_id))
             expected[job_id] = job.status
         outcomes = [outcome(how, job_id, batch.claim_id) for job_id, how in named.items()]
-        assert finish.finish(self.engine, batch.claim_id, outcomes) == expected
+        if dies:
+            with pytest.raises(CrashError), at_commit(self.engine, commit_and_die):
+                finish.finish(self.engine, batch.claim_id, outcomes)
+        else:
+            assert finish.finish(self.engine, batch.claim_id, outcomes) == expected
+        # Longer than it would be, so that no wait ends by itself while the test runs.
+        execute(
+            self.engine,
+            "UPDATE jobs SET available_at = clock_timestamp() + make_interval(secs => :s)"
+            " WHERE id = ANY(:ids) AND status = 'waiting'",
+            s=WAIT_S,
+            ids=[job_id for job_id, status in expected.items() if status is WAITING],
+        )
+
+    @precondition(
+        lambda self: (
+            self.in_status(QUEUED)
+            and not any(self.doomed(job) or self.held_back(job) for job in self.in_status(QUEUED))
+        )
+    )
+    @rule(size=st.integers(1, MOST))
+    def claim_and_die(self, size: int) -> None:
+        """A worker's claim is committed, and the worker dies before it hears so."""
+        expected = self.next_batches(size, None, None)
+        with pytest.raises(CrashError), at_commit(self.engine, commit_and_die):
+            take(self.engine, size)
+        claimed = rows(
+            self.engine,
+            "SELECT id, claim_id FROM jobs WHERE status = 'running' AND claim_id <> ALL(:known)"
+            " ORDER BY priority, id",
+            known=list(self.lease_s),
+        )
+        assert [row.id for row in claimed] in expected
+        for row in claimed:
+            self.lease_s[row.claim_id] = LEASE_S
+            job = self.jobs[row.id]
+            job.status = RUNNING
+            job.attempts += 1
+            job.claim_id = row.claim_id
+
+    @rule(number=ANY)
+    def crash(self, number: int) -> None:
+        """Somebody dies before a COMMIT: nothing has happened."""
+        calls: list[Callable[[], object]] = [
+            lambda: take(self.engine, MOST),
+            lambda: list(submit.fan_out(self.engine)),
+            lambda: recover.recover_claim(self.engine),
+            lambda: recover.promote(self.engine),
+            lambda: cancel.cancel_flagged(self.engine),
+            lambda: submit.submit_job(self.engine, new_job(self.tenant_id)),
+            lambda: submit.submit_campaign(
+                self.engine, new_campaign(self.tenant_id, "a"), recipient_rows(2)
+            ),
+        ]
+        if self.batches:
+            batch = self.some_batch(number)
+            outcomes = [made(job_id, by="nobody") for job_id in ids(batch)]
+            calls.append(lambda: finish.finish(self.engine, batch.claim_id, outcomes))
+        if self.in_status(*CANCELLABLE):
+            job = pick(self.in_status(*CANCELLABLE), number)
+            calls.append(lambda: cancel.cancel_job(self.engine, self.tenant_id, job.id))
+        with pytest.raises(CrashError), at_commit(self.engine, die):
+            pick(calls, number)()
 
     @precondition(lambda self: self.batches)
     @rule(number=ANY)
@@ -252,7 +358,7 @@ class LedgerMachine(RuleBasedStateMachine):
         held = self.held_by(claim_id)
         flagged = frozenset(job.id for job in held if job.flagged)
         assert claim.renew(self.engine, claim_id) == claim.Lease(bool(held), flagged)
-        self.expired.discard(claim_id)
+        self.lease_s[claim_id] = LEASE_S
 
     @precondition(lambda self: self.in_status(RUNNING))
     @rule(number=ANY)
@@ -261,13 +367,35 @@ class LedgerMachine(RuleBasedStateMachine):
         claim_id = pick(self.in_status(RUNNING), number).claim_id
         assert claim_id is not None
         expire(self.engine, claim_id)
-        self.expired.add(claim_id)
+        self.lease_s[claim_id] = -1
+
+    @rule(seconds=STEPS_S)
+    def clock_steps(self, seconds: int) -> None:
+        """The database's clock is set: what is stored seems that much nearer, or further away."""
+        execute(
+            self.engine,
+            # Of length 0, since the server may have been up for less than the lease.
+            "UPDATE claims SET lease_s = 0, lease_until = lease_until - make_interval(secs => :s)",
+            s=seconds,
+        )
+        execute(
+            self.engine,
+            "UPDATE jobs SET available_at = available_at - make_interval(secs => :s)"
+            " WHERE status = 'waiting'",
+            s=seconds,
+        )
+        for claim_id in self.lease_s:
+            self.lease_s[claim_id] -= seconds
+        for job in self.in_status(WAITING):
+            job.wait_s -= seconds
 
     @rule()
     def recover(self) -> None:
         """A sweeper takes all leases that have ended."""
         expected = {
-            claim_id: len(held) for claim_id in self.expired if (held := self.held_by(claim_id))
+            claim_id: len(held)
+            for claim_id, left_s in self.lease_s.items()
+            if left_s < 0 and (held := self.held_by(claim_id))
         }
         found = {}
         while recovered := recover.recover_claim(self.engine):
@@ -276,15 +404,23 @@ class LedgerMachine(RuleBasedStateMachine):
         for claim_id in expected:
             for job in self.held_by(claim_id):
                 job.lose()
-        self.expired.clear()
 
+    @precondition(lambda self: self.in_status(WAITING))
     @rule()
     def promote(self) -> None:
+        """A sweeper queues the jobs whose time has come, and no others."""
+        due = [job for job in self.in_status(WAITING) if job.wait_s < 0]
+        assert recover.promote(self.engine) == len(due)
+        for job in due:
+            job.status = QUEUED
+
+    @precondition(lambda self: self.in_status(WAITING))
+    @rule()
+    def let_wait_end(self) -> None:
         """The time of all waiting jobs comes."""
         let_wait_end(self.engine)
-        assert recover.promote(self.engine) == len(self.in_status(WAITING))
         for job in self.in_status(WAITING):
-            job.status = QUEUED
+            job.wait_s = -1
 
     @precondition(lambda self: self.jobs)
     @rule(number=ANY)
@@ -328,6 +464,31 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         assert cancel.cancel_campaign(self.engine, self.tenant_id, campaign_id)
         self.cancelled.add(campaign_id)
+
+    @precondition(lambda self: self.campaigns)
+    @rule(number=ANY, closed=st.booleans())
+    def set_window(self, number: int, *, closed: bool) -> None:
+        """The run window of a campaign ends, or another one begins."""
+        campaign_id = pick(self.campaigns, number)
+        execute(
+            self.engine,
+            "UPDATE campaigns SET closes_at = clock_timestamp() + make_interval(hours => :hours),"
+            " reopens_at = clock_timestamp() + interval '2 hours' WHERE id = :id",
+            hours=0 if closed else 1,
+            id=campaign_id,
+        )
+        (self.closed.add if closed else self.closed.discard)(campaign_id)
+
+    @rule()
+    def hold(self) -> None:
+        """A sweeper holds back what has not started when its window ended."""
+        held = [job for job in self.in_status(QUEUED) if self.held_back(job)]
+        wanted = {job.campaign_id for job in held}
+        assert set(windows.to_hold(self.engine)) == wanted
+        for campaign_id in windows.to_hold(self.engine):
+            windows.hold(self.engine, campaign_id)
+        for job in held:
+            job.status = WAITING
 
     @rule()
     def cancel_flagged(self) -> None:
@@ -382,7 +543,7 @@ def test_the_ledger_equals_its_model(engine: Engine) -> None:
         LedgerMachine,
         settings=settings(
             max_examples=30,
-            stateful_step_count=30,
+            stateful_step_count=50,
             deadline=None,
             derandomize=True,
             # Without Phase.explain, which would run a failure many times more.

@@ -347,3 +347,17 @@ def test_a_released_job_stays_solo(engine: Engine, tenant_id: UUID) -> None:
     assert recover.recover_claim(engine)
     release_all(engine, take_some(engine))
     assert rows(engine, "SELECT solo FROM jobs")[0].solo
+
+
+def test_a_question_that_has_hung_takes_no_lease(
+    engine: Engine, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the database has stood still, so have renewals: it is for the next pass to take it."""
+    submit_jobs(engine, tenant_id, 1)
+    batch = take_some(engine)
+    expire(engine, batch.claim_id)
+    monkeypatch.setattr(recover, "HUNG_S", -1)  # any answer took longer than that
+    assert recover.recover_claim(engine) is None
+    assert statuses(engine) == [JobStatus.RUNNING]
+    monkeypatch.undo()
+    assert recover.recover_claim(engine) == Recovered(batch.claim_id, "tester", 1)

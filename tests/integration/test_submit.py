@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -295,6 +296,31 @@ def test_fan_out_order(engine: Engine, tenant_id: UUID) -> None:
     assert counts(engine, campaign_id) == {JobStatus.QUEUED: 120}
     [campaign] = rows(engine, "SELECT status, jobs, compiled_at IS NOT NULL FROM campaigns")
     assert tuple(campaign) == ("running", 120, True)
+
+
+def test_ids_of_a_campaign(engine: Engine, tenant_id: UUID) -> None:
+    """They are UUIDv7 of now, ascending; a job's tells its recipient and its creative."""
+    before = datetime.now(UTC)
+    submit.submit_campaign(engine, new_campaign(tenant_id, "a", "b"), recipient_rows(300))
+    fan_out(engine)
+    found = rows(
+        engine,
+        """
+        SELECT jobs.id, recipients.id AS recipient_id, uuid_extract_version(jobs.id) AS version,
+               uuid_extract_timestamp(jobs.id) AS at, creatives.ordinal
+        FROM jobs
+        JOIN recipients ON recipients.id = jobs.recipient_id
+        JOIN creatives ON creatives.id = jobs.creative_id
+        ORDER BY recipients.line, creatives.ordinal
+        """,
+    )
+    assert len(found) == 600
+    assert [row.id for row in found] == sorted(row.id for row in found)
+    millisecond = timedelta(milliseconds=1)
+    for row in found:
+        assert row.version == 7
+        assert before - millisecond <= row.at <= datetime.now(UTC)
+        assert row.id.int == row.recipient_id.int + row.ordinal
 
 
 def test_fan_out_takes_every_campaign(engine: Engine, tenant_id: UUID) -> None:
