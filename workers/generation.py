@@ -1,11 +1,15 @@
 """Calling the family: in the sizes that the model takes, stopped when it is of no more use."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from workers import memory
 from workers.family import Item, JobError, Output, StopRequestedError
+from workers.memory import Room
 from workers.pulse import Held
 from workers.resident import Resident
+from workers.sickness import MESSAGES, Sickness, sickness_of
 
 _log = logging.getLogger(__name__)
 
@@ -34,40 +38,71 @@ class BatchContext:
 
 
 def make(
-    resident: Resident, items: Sequence[Item], context: BatchContext
+    resident: Resident, items: Sequence[Item], context: BatchContext, room: Room
 ) -> Iterator[tuple[Item, list[Output] | JobError]]:
     """What became of each item, call by call.
 
-    Items that were cancelled meanwhile are left out, and all that are not begun after a stop.
+    Items that were cancelled meanwhile are left out, and all that are not begun after a stop, or
+    after the worker itself has fallen ill.
     """
-    size = resident.family.max_batch(resident.model)
-    for start in range(0, len(items), size):
+    room.begin()
+    parts = deque([items])
+    while parts:
+        part = parts.popleft()
+        size = room.at_most(resident.family.max_batch(resident.model))
+        if len(part) > size:
+            parts.appendleft(part[size:])
+            part = part[:size]
+        wanted = context.wanted(part)
+        if not wanted:
+            continue
         try:
-            yield from _call(resident, items[start : start + size], context)
+            context.step(0, 0)
+            made = _call(resident, wanted, context)
         except StopRequestedError:
             _log.info("stopped between two steps")
+            continue
+        if not isinstance(made, JobError):
+            room.worked()
+            yield from made
+            continue
+        if made.code == Sickness.OUT_OF_MEMORY:
+            memory.give_back()
+            if len(wanted) > 1:
+                half = (len(wanted) + 1) // 2
+                _log.warning("no room for %d items: trying %d at most", len(wanted), half)
+                room.lower(half)
+                parts.appendleft(wanted)
+                continue
+        if made.code in (Sickness.DEVICE_ERROR, Sickness.DISK_FULL):
+            yield from ((item, made) for item in wanted)
+            return
+        if len(wanted) == 1:
+            yield wanted[0], made
+        else:  # one of them may be at fault; its mates shall not suffer
+            parts.extendleft([item] for item in reversed(wanted))
 
 
 def _call(
     resident: Resident, items: Sequence[Item], context: BatchContext
-) -> Iterator[tuple[Item, list[Output] | JobError]]:
-    wanted = context.wanted(items)
-    if not wanted:
-        return
-    context.step(0, 0)
+) -> list[tuple[Item, list[Output] | JobError]] | JobError:
+    """What became of each item, or of all of them where the call failed.
+
+    The error itself ends here: its traceback would keep the failed call's tensors alive.
+    """
     try:
-        made = list(resident.family.generate(resident.model, wanted, context))
+        made = resident.family.generate(resident.model, items, context)
+        return [(items[index], outputs) for index, outputs in made]
     except StopRequestedError:
         raise
     except Exception as error:  # noqa: BLE001 (whatever a model raises concerns this call only)
-        _log.exception("generating %d items failed", len(wanted))
+        sickness = sickness_of(error)
+        if sickness is Sickness.OUT_OF_MEMORY:
+            # As text: who keeps the record of a log must not keep the error.
+            _log.warning("generating %d items ran out of memory: %s", len(items), str(error))
+        else:
+            _log.exception("generating %d items failed", len(items))
+        if sickness:
+            return JobError(sickness.value, MESSAGES[sickness], retry=True)
         message = f"{type(error).__name__}: {error}"[:MESSAGE_LENGTH]
-    else:
-        yield from ((wanted[index], outputs) for index, outputs in made)
-        return
-    # Outside of the except block, whose traceback keeps the failed call's tensors alive.
-    if len(wanted) == 1:
-        yield wanted[0], JobError("generation_failed", message, retry=True)
-        return
-    for item in wanted:  # one of them may be at fault; its mates shall not suffer
-        yield from _call(resident, [item], context)
+        return JobError("generation_failed", message, retry=True)

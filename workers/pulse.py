@@ -11,7 +11,7 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from storage import workers
+from storage import clock, workers
 from storage.ledger import claim
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Pulse:
         self._device = device
         self._every_s = every_s
         self._held: Held | None = None
+        self._skew_s = 0.0
         self._stop = threading.Event()
         # A daemon: it must never keep a process alive that has nothing left to do.
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -94,10 +95,25 @@ class Pulse:
                     due = time.monotonic() + self._every_s
 
     def _beat(self, held: Held | None) -> None:
-        workers.seen(self._engine, name=self._name, pool=self._pool, device=self._device)
+        skew_s = workers.seen(self._engine, name=self._name, pool=self._pool, device=self._device)
+        self._note_clock(skew_s)
         if held is None:
             return
         lease = claim.renew(self._engine, held.claim_id)
         held.cancelled = lease.cancelled
         # Also true once the batch is finished, when nobody asks any more.
         held.lost = not lease.held
+
+    def _note_clock(self, skew_s: float) -> None:
+        """Log a clock that has gone wrong, or right again: once, not at every beat."""
+        if abs(skew_s - self._skew_s) <= clock.TOLERATED_S:
+            return
+        self._skew_s = skew_s
+        if abs(skew_s) <= clock.TOLERATED_S:
+            _log.info("this machine's clock is right again")
+            return
+        _log.warning(
+            "this machine's clock is %+.1f s from the database's: set it (NTP); leases do not "
+            "depend on it, but S3 refuses what is signed at a wrong time",
+            skew_s,
+        )

@@ -17,18 +17,22 @@ from storage.objects import ObjectStore, ObjectStoreError
 from workers.family import Device, Item, JobError
 from workers.generation import BatchContext, make
 from workers.items import items_of
+from workers.memory import Room
 from workers.pulse import Held, Pulse
 from workers.resident import Residency
-from workers.stopping import wait
+from workers.sickness import MESSAGES, Sickness, sickness_of
+from workers.stopping import Pause, wait
 from workers.writer import Writer
 
 _log = logging.getLogger(__name__)
 
-LONGEST_PAUSE_S = 60.0
+
+class DeviceLostError(Exception):
+    """The device works no more for this process, only for one that starts anew."""
 
 
 class Runner:
-    """Runs batches on one device, one at a time."""
+    """Runs batches on one device, one at a time. ``pause`` is kept, as it was left before."""
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Runner:
         *,
         name: str,
         stopping: Callable[[], bool],
+        pause: Pause | None = None,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -48,13 +53,22 @@ class Runner:
         self._stopping = stopping
         self._residency = Residency(engine, settings.cache_dir, device)
         self._writer = Writer(objects, {"worker": name, "device": device.type}, stopping)
+        self._room = Room(engine, device)
         self._batch_key: str | None = None
         self._key_since = 0.0
-        self.pause_s = 0.0
-        """How long to claim nothing: this worker may be sick, and must not eat the queue."""
+        self._pause = pause or Pause()
+
+    @property
+    def pause_s(self) -> float:
+        """How long to claim nothing now."""
+        return self._pause.seconds
 
     def run_next(self) -> bool:
-        """Claim a batch and see it through; False: there was nothing to do."""
+        """Claim a batch and see it through; False: there was nothing to do.
+
+        Raises:
+            DeviceLostError: the batch has been seen through, but this process can do no other.
+        """
         stay = time.monotonic() - self._key_since < self._settings.slice_s
         batch = claim.claim(
             self._engine,
@@ -70,6 +84,8 @@ class Runner:
             return False
         if batch.batch_key != self._batch_key or not stay:
             self._batch_key, self._key_since = batch.batch_key, time.monotonic()
+            self._room.turn_to(batch.batch_key)
+        _log.info("claim %s: %d jobs of %s", batch.claim_id, len(batch.jobs), batch.batch_key)
         with self._pulse.hold(batch.claim_id) as held:
             self._run(batch, held)
         return True
@@ -88,12 +104,23 @@ class Runner:
                 outcomes[outcome.job_id] = outcome
         except Exception as error:  # noqa: BLE001 (ours; it must not leave the batch hanging)
             _log.exception("claim %s failed", batch.claim_id)
+            lost = sickness_of(error) is Sickness.DEVICE_ERROR
+            code = Sickness.DEVICE_ERROR.value if lost else "internal"
             message = f"an unexpected {type(error).__name__}; the worker's log has it"
             for job in batch.jobs:
-                outcomes.setdefault(job.id, Failed(job.id, "internal", message, retry=True))
+                outcomes.setdefault(job.id, Failed(job.id, code, message, retry=True))
         if held.lost:
             _log.warning("claim %s: lost the lease, its jobs are others' now", batch.claim_id)
-            return
+            # Refused, and by that noted: what was uploaded since the lease was taken is collected.
+            self._finish(batch, list(outcomes.values()))
+        else:
+            self._end(batch, outcomes, started)
+        if any(
+            isinstance(o, Failed) and o.code == Sickness.DEVICE_ERROR for o in outcomes.values()
+        ):
+            raise DeviceLostError
+
+    def _end(self, batch: Batch, outcomes: dict[UUID, Outcome], started: float) -> None:
         self._note_health(outcomes.values())
         for job in batch.jobs:  # what a stop or a cancel has left out
             outcomes.setdefault(job.id, Released(job.id))
@@ -119,31 +146,52 @@ class Runner:
         try:
             resident = self._residency.get(items[0].request.model)
         except Exception as error:  # noqa: BLE001 (libraries raise what they like at a bad model)
-            _log.exception("claim %s: the model could not be loaded", batch.claim_id)
-            message = f"the model could not be loaded ({type(error).__name__}); the log has it"
-            for item in items:
-                yield Failed(item.job_id, "model_not_loaded", message, retry=True)
+            yield from self._not_loaded(batch, items, error)
             return
         stored = []
-        for item, made in make(resident, items, BatchContext(held, self._stopping)):
+        context = BatchContext(held, self._stopping)
+        for item, made in make(resident, items, context, self._room):
             if isinstance(made, JobError):
-                yield Failed(item.job_id, made.code, made.message, made.retry)
+                yield _not_made(item, made)
             else:
                 stored.append((item, self._writer.store(batch.claim_id, item.job_id, made)))
         for item, upload in stored:
             try:
-                yield Succeeded(item.job_id, upload.result())
+                yield Succeeded(item.job_id, self._writer.result(upload))
             except ObjectStoreError as error:
                 # No fault of the job's: it goes back, and costs it no attempt.
                 _log.warning("job %s: could not be stored: %s", item.job_id, error)
-                yield Released(item.job_id)
+                yield _released(item, sickness_of(error))
+
+    def _not_loaded(
+        self, batch: Batch, items: Sequence[Item], error: Exception
+    ) -> Iterator[Outcome]:
+        sickness = sickness_of(error)
+        if sickness is Sickness.DISK_FULL:
+            # One line, that says what to do: the traceback tells no more.
+            _log.error(
+                "claim %s: the disk is full (%s): free some space for %s, or set "
+                "PRESSWORK_CACHE_DIR; models of the hub lie in HF_HOME",
+                batch.claim_id,
+                error,
+                self._settings.cache_dir,
+            )
+            yield from (_released(item, sickness) for item in items)
+            return
+        _log.error("claim %s: the model could not be loaded", batch.claim_id, exc_info=error)
+        lost = sickness is Sickness.DEVICE_ERROR
+        code = Sickness.DEVICE_ERROR.value if lost else "model_not_loaded"
+        message = f"the model could not be loaded ({type(error).__name__}); the log has it"
+        for item in items:
+            yield Failed(item.job_id, code, message, retry=True)
 
     def _note_health(self, outcomes: Collection[Outcome]) -> None:
         """Pause, longer each time, after batches in which nothing succeeded but might have."""
         if any(isinstance(outcome, Succeeded) for outcome in outcomes):
-            self.pause_s = 0.0
+            self._pause.end()
         elif any(isinstance(o, Released) or (isinstance(o, Failed) and o.retry) for o in outcomes):
-            self.pause_s = min(max(self.pause_s * 2, 1.0), LONGEST_PAUSE_S)
+            self._pause.lengthen()
+            _log.warning("nothing came of this batch: claiming nothing for %.0f s", self.pause_s)
 
     def _finish(self, batch: Batch, outcomes: Sequence[Outcome]) -> dict[UUID, JobStatus]:
         """Record the outcomes, however long the database is away.
@@ -158,3 +206,17 @@ class Runner:
                     raise
                 _log.warning("claim %s: not finished yet (%s)", batch.claim_id, error.orig)
                 wait(1, self._stopping)
+
+
+def _not_made(item: Item, error: JobError) -> Outcome:
+    if error.code == Sickness.DISK_FULL:
+        return _released(item, Sickness.DISK_FULL)
+    # Whichever of them it was: alone each does no harm to others.
+    solo = error.code == Sickness.DEVICE_ERROR
+    return Failed(item.job_id, error.code, error.message, error.retry, solo)
+
+
+def _released(item: Item, sickness: Sickness | None) -> Released:
+    if sickness is None:
+        return Released(item.job_id)
+    return Released(item.job_id, sickness.value, MESSAGES[sickness])

@@ -1,4 +1,8 @@
-"""How the child process of a worker learns that it should stop, and waits no longer than that."""
+"""How the child process of a worker learns that it should stop, and waits no longer than that.
+
+What outlasts the child lies in memory that it shares with its parent, a plain value without a
+lock: the lock would stay taken for ever when the child is killed while it holds it.
+"""
 
 import ctypes
 import multiprocessing
@@ -6,14 +10,11 @@ import threading
 from collections.abc import Callable
 
 LOOK_S = 0.2
+LONGEST_PAUSE_S = 60.0
 
 
 class StopFlag:
-    """Set in a parent, seen in the child that it forked afterwards.
-
-    One shared byte without a lock: an event's lock would stay taken for ever when the child is
-    killed while it looks, and the next child would hang on it.
-    """
+    """Set in a parent, seen in the child that it forked afterwards."""
 
     def __init__(self) -> None:
         self._flag = multiprocessing.RawValue(ctypes.c_bool, False)
@@ -25,6 +26,29 @@ class StopFlag:
     def __call__(self) -> bool:
         """Whether it is time to stop."""
         return bool(self._flag.value)
+
+
+class Pause:
+    """How long a worker claims nothing: it may be sick, and must not eat the queue.
+
+    Made in a parent, it outlasts the child that was sick.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = multiprocessing.RawValue(ctypes.c_double, 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """0 for a worker that is well."""
+        return float(self._seconds.value)
+
+    def lengthen(self) -> None:
+        """Twice as long, from one second on."""
+        self._seconds.value = min(max(self.seconds * 2, 1.0), LONGEST_PAUSE_S)
+
+    def end(self) -> None:
+        """The worker is well."""
+        self._seconds.value = 0.0
 
 
 def wait(seconds: float, stopping: Callable[[], bool]) -> None:

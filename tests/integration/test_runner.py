@@ -1,5 +1,6 @@
 """One batch from claim to finish, also when something around it fails."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import MappingProxyType
@@ -8,63 +9,29 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import Engine, text
 
+from jobs.maintenance.orphans import collect_orphans
 from jobs.services import Services
 from jobs.standalone import ports
-from jobs.submissions import JobSubmission, submit_job
-from storage.ledger import cancel
+from storage import objects
+from storage.ledger import cancel, claim, recover
+from storage.objects import ObjectStore
+from tests.integration.batches import NAME, jobs, runners, submit
+from tests.integration.ledger_cases import execute, expire, value
+from tests.s3_proxy import S3Proxy
+from tests.waiting import until
 from workers import writer
 from workers.families.diffusion import load
-from workers.family import Device
-from workers.pulse import Pulse
 from workers.runner import Runner
 
 # diffusers 0.42 hands torch tensors to numpy 2 in its schedulers.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-NAME = "cpu-0@test"
-
 
 @pytest.fixture
 def make_runner(services: Services, engine: Engine) -> Iterator[Callable[..., Runner]]:
-    """Runners on the test's services, closed at the end."""
-    pulse = Pulse(engine, name=NAME, pool="default", device="cpu-0", every_s=1)
-    runners: list[Runner] = []
-
-    def make(opened: Services = services, stopping: Callable[[], bool] = bool) -> Runner:
-        runner = Runner(
-            opened.settings,
-            opened.engine,
-            opened.objects,
-            pulse,
-            Device("cpu"),
-            name=NAME,
-            stopping=stopping,
-        )
-        runners.append(runner)
-        return runner
-
-    pulse.start()
-    yield make
-    for runner in runners:
-        runner.close()
-    pulse.stop()
-
-
-def submit(services: Services, tenant_id: UUID, *requests: dict[str, object]) -> list[UUID]:
-    """Small pictures, as single jobs that share a batch."""
-    same = {"size": "64x64", "steps": 2}
-    submissions = [
-        JobSubmission(kind="image", request={"prompt": "mug", **same, **request})
-        for request in requests
-    ]
-    return [submit_job(services, tenant_id, submission) for submission in submissions]
-
-
-def jobs(engine: Engine) -> dict[UUID, tuple[str, int, str | None]]:
-    """Status, attempts and error code of every job."""
-    with engine.begin() as connection:
-        rows = connection.execute(text("SELECT id, status, attempts, error FROM jobs")).all()
-    return {row.id: (row.status, row.attempts, row.error and row.error["code"]) for row in rows}
+    """Runners on the test's services."""
+    with runners(services, engine) as make:
+        yield make
 
 
 def test_a_batch(
@@ -227,3 +194,130 @@ def test_a_bug_of_ours_leaves_no_batch_hanging(
     with engine.begin() as connection:
         message = connection.execute(text("SELECT error ->> 'message' FROM jobs")).scalar_one()
     assert "secret" not in message
+
+
+FAULTS: dict[str, Callable[[S3Proxy], None]] = {
+    "503": lambda proxy: proxy.refuse_puts(3),
+    "cut": lambda proxy: proxy.cut_puts(3),
+    "stored, not said": lambda proxy: proxy.cut_answers(3),
+    "slow": lambda proxy: proxy.delay_answers(0.3),
+    "a lost part": lambda proxy: proxy.lose_parts(2),
+}
+
+
+@pytest.fixture
+def proxy(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Proxy]:
+    """A way to the bucket that misbehaves on order; everything goes up in parts."""
+    monkeypatch.setattr(objects, "MULTIPART_FROM_BYTES", 1)
+    assert services.objects.endpoint
+    with S3Proxy(services.objects.endpoint) as running:
+        yield running
+
+
+def through(services: Services, proxy: S3Proxy) -> Services:
+    """The same services, the bucket by way of the proxy."""
+    return replace(services, objects=replace(services.objects, endpoint=proxy.endpoint))
+
+
+@pytest.mark.parametrize("order", FAULTS.values(), ids=FAULTS)
+def test_a_bucket_with_a_fault(
+    services: Services,
+    tenant_id: UUID,
+    make_runner: Callable[..., Runner],
+    proxy: S3Proxy,
+    order: Callable[[S3Proxy], None],
+) -> None:
+    """Faults that pass cost time and nothing else: every picture is stored as it was recorded."""
+    submit(services, tenant_id, {}, {})
+    order(proxy)
+    assert make_runner(through(services, proxy)).run_next()
+    assert set(jobs(services.engine).values()) == {("succeeded", 1, None)}
+    with services.engine.begin() as connection:
+        rows = connection.execute(text("SELECT object_key, sha256 FROM artifacts")).all()
+        assert not connection.execute(text("SELECT FROM orphans")).all()
+    assert len(rows) == 2
+    for row in rows:
+        assert objects.sha256_hex(services.objects.get(row.object_key)) == row.sha256
+
+
+@pytest.mark.parametrize("order", ["refuse_puts", "cut_answers"])
+def test_a_bucket_whose_fault_stays(
+    services: Services,
+    tenant_id: UUID,
+    make_runner: Callable[..., Runner],
+    proxy: S3Proxy,
+    order: str,
+) -> None:
+    """The jobs go back without losing an attempt, and what was stored of them is collected."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "PATIENCE_S", 0.2)
+        submit(services, tenant_id, {}, {})
+        getattr(proxy, order)(1000)
+        assert make_runner(through(services, proxy)).run_next()
+    assert set(jobs(services.engine).values()) == {("queued", 0, None)}
+    proxy.behave()
+    assert make_runner(through(services, proxy)).run_next()
+    assert set(jobs(services.engine).values()) == {("succeeded", 1, None)}
+    collect_orphans(services.engine, services.objects)
+    with services.engine.begin() as connection:
+        rows = connection.execute(text("SELECT object_key, claim_id FROM artifacts")).all()
+        (lost,) = connection.execute(text("SELECT claim_id FROM orphans")).scalars()
+    assert list(services.objects.keys(objects.claim_prefix(lost))) == []
+    kept = services.objects.keys(objects.claim_prefix(rows[0].claim_id))
+    assert set(kept) == {row.object_key for row in rows}
+
+
+def test_a_stop_while_the_bucket_is_slow(
+    services: Services,
+    tenant_id: UUID,
+    make_runner: Callable[..., Runner],
+    proxy: S3Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stop does not wait for an upload that hangs: its job goes back, and loses nothing."""
+    monkeypatch.setattr(writer, "STOP_S", 0.3)
+    monkeypatch.setattr(objects, "MULTIPART_FROM_BYTES", objects.MIB)
+    submit(services, tenant_id, {})
+    proxy.delay_answers(30)
+    runner = make_runner(through(services, proxy), stopping=lambda: bool(proxy.seen))
+    began_s = time.monotonic()
+    assert runner.run_next()
+    runner.close()
+    assert time.monotonic() - began_s < 20
+    assert set(jobs(services.engine).values()) == {("queued", 0, None)}
+
+
+def test_what_is_uploaded_after_the_lease_was_taken(
+    services: Services,
+    tenant_id: UUID,
+    make_runner: Callable[..., Runner],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that learns too late that its lease is lost leaves nothing behind for good."""
+    submit(services, tenant_id, {})
+    engine, put, renew = services.engine, ObjectStore.put, claim.renew
+    lost: list[UUID] = []
+    refused: list[UUID] = []
+
+    def spy(engine: Engine, claim_id: UUID) -> claim.Lease:
+        lease = renew(engine, claim_id)
+        refused.extend([] if lease.held else [claim_id])
+        return lease
+
+    def beat_twice() -> bool:
+        execute(engine, f"NOTIFY {claim.CANCEL_CHANNEL}, '{lost[0]}'")
+        return len(refused) > 1  # the first answer has been taken note of by then
+
+    def put_late(store: ObjectStore, key: str, body: bytes, media_type: str) -> None:
+        lost.append(value(engine, "SELECT id FROM claims"))
+        expire(engine, *lost)
+        assert recover.recover_claim(engine)
+        assert collect_orphans(engine, services.objects) == 0
+        until(beat_twice)
+        put(store, key, body, media_type)
+
+    monkeypatch.setattr(claim, "renew", spy)
+    monkeypatch.setattr(ObjectStore, "put", put_late)
+    assert make_runner().run_next()
+    assert collect_orphans(engine, services.objects) == 1
+    assert set(jobs(engine).values()) == {("queued", 1, None)}

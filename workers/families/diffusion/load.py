@@ -1,6 +1,5 @@
 """From a diffusers directory to a pipeline on the device: safetensors only, no foreign code."""
 
-import gc
 import inspect
 import json
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import torch
 import transformers
 
 from storage.models import ModelCard
+from workers import memory
 from workers.family import Device
 
 BATCHES: Mapping[str, int] = MappingProxyType(
@@ -96,6 +96,4 @@ def load(files: Path, card: ModelCard, device: Device) -> Loaded:
 def unload(model: Loaded) -> None:
     """Drop the weights and give the device's cache back."""
     model.pipeline = None
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    memory.give_back()
