@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+from kombu import Queue
 
 from jobs import settings
 from jobs.devices import Slot, parse_devices
@@ -20,7 +21,8 @@ from jobs.processes import die_with_parent, end_with_stack
 from jobs.queue import WORK, make_app
 from jobs.settings import Settings
 from workers.devices import supervise
-from workers.stopping import StopFlag
+from workers.stopping import Pause, StopFlag
+from workers.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
@@ -33,14 +35,18 @@ class WorkerProcess:
         self._slot = slot
         self._loop: Any = None
         self._stopping = StopFlag()
+        self._pause = Pause()
 
     def run(self) -> int:
         """Serve wake-ups until SIGTERM; the exit code."""
         app = make_app(self._config.broker_url)
         app.task(name=WORK)(self.work)
+        # Undeclared: to declare is to write, and a broker that is full refuses that.
+        app.amqp.queues.add(Queue(self._config.pool, no_declare=True))
         worker_process_init.connect(self._start_child, weak=False)
         worker_process_shutdown.connect(self._stop_child, weak=False)
         worker_shutting_down.connect(lambda **_: self._stopping.set(), weak=False)
+        Watchdog(self._config.broker_url, self._config.pool, self._stopping).watch()
         worker = app.Worker(
             hostname=self._slot.worker_name,
             queues=[self._config.pool],
@@ -49,6 +55,7 @@ class WorkerProcess:
             loglevel="INFO",
             without_gossip=True,
             without_mingle=True,
+            without_heartbeat=True,
         )
         worker.start()
         return int(worker.exitcode or 0)
@@ -62,9 +69,8 @@ class WorkerProcess:
         die_with_parent(signal.SIGKILL)
         from workers.loop import WorkLoop  # noqa: PLC0415 (torch, in the child only)
 
-        self._loop = WorkLoop(self._config, self._slot, self._stopping)
+        self._loop = WorkLoop(self._config, self._slot, self._stopping, self._pause)
         self._loop.start()
-        _log.info("worker %s is up on %s", self._slot.worker_name, self._slot.name)
 
     def _stop_child(self, **_: Any) -> None:
         if self._loop:
