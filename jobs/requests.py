@@ -6,7 +6,7 @@ from uuid import UUID
 from jobs.kinds import KINDS
 from jobs.problems import NotFoundError
 from jobs.services import Services
-from storage import models, views
+from storage import counters, models, views
 from storage.ledger import cancel
 from storage.lifecycle import JobStatus
 from storage.views import ArtifactView, CampaignView, JobView
@@ -67,6 +67,14 @@ def cancel_campaign(services: Services, tenant_id: UUID, campaign_id: UUID) -> N
     """From now on none of its jobs starts; the sweeper cancels them one chunk after another."""
     if not cancel.cancel_campaign(services.engine, tenant_id, campaign_id):
         raise NotFoundError(f"there is no campaign {campaign_id}")
+
+
+def reconcile_campaign(
+    services: Services, tenant_id: UUID, campaign_id: UUID
+) -> dict[JobStatus, int]:
+    """Make its counters equal a count of its jobs, and give what was added to which."""
+    campaign(services, tenant_id, campaign_id)
+    return counters.reconcile(services.engine, campaign_id)
 
 
 def kinds(services: Services) -> list[dict[str, Any]]:

@@ -2,19 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import Connection
 
-from jobs.campaigns import creatives, recipients
-from jobs.campaigns import file as campaign_file
+from jobs import files
+from jobs.campaigns import creatives, document, recipients
 from jobs.campaigns.creatives import CompiledCreative
 from jobs.campaigns.file import CampaignSpec
+from jobs.campaigns.keys import has_date
 from jobs.campaigns.recipients import Recipient
+from jobs.files import RecipientsFile
 from jobs.kinds import KINDS
 from jobs.problems import BadInputError, ConflictError, Problem, from_validation, nearest
 from jobs.services import Services
@@ -26,8 +30,10 @@ from storage.ledger.submit import (
     NewCampaign,
     NewCreative,
     NewJob,
+    NewWindow,
     NoRecipientsError,
 )
+from storage.objects import ObjectMissingError
 
 
 class JobSubmission(BaseModel):
@@ -48,21 +54,13 @@ def parse_job(text: str, name: str) -> JobSubmission:
     Raises:
         BadInputError: it is not JSON, or what is wrong in it.
     """
-    given = campaign_file.parse_json(text, name)
+    given = document.parse_json(text, name)
     if not isinstance(given, dict):
         raise BadInputError(Problem("must be an object with kind and request"))
     try:
         return JobSubmission.model_validate(given)
     except ValidationError as error:
         raise BadInputError(*from_validation(error, JobSubmission)) from error
-
-
-@dataclass(frozen=True)
-class RecipientsFile:
-    """An open recipients file. ``name`` is what errors call it, and decides the format."""
-
-    name: str
-    stream: BinaryIO
 
 
 def submit_job(
@@ -132,36 +130,120 @@ def submit_campaign(
 ) -> UUID:
     """Check a campaign and all its recipients, store it, and give its id.
 
-    ``file`` is None for inline recipients. The jobs are made by the sweeper.
+    ``file`` is None for recipients that are inline or in the bucket. The jobs are made by the
+    sweeper.
 
     Raises:
         BadInputError: nothing was created.
         ConflictError: the idempotency key was used for something else.
     """
+    if file is None and spec.recipients.bucket is not None:
+        with _bucket_file(services, tenant_id, spec) as found:
+            return submit_campaign(
+                services, tenant_id, spec, found, idempotency_key=idempotency_key
+            )
     with services.engine.begin() as connection:
-        cards = {card.name: card for card in models.list_models(connection)}
-    compiled = creatives.compile_campaign(spec, cards)
-    campaign = NewCampaign(
-        tenant_id=tenant_id,
-        name=spec.name,
-        creatives=[_new_creative(creative) for creative in compiled],
-        idempotency_key=idempotency_key,
-        request_sha256=_digest(spec, file) if idempotency_key else None,
-    )
-    name = file.name if file else None
+        compiled = _compiled(connection, spec)
+    campaign = _new_campaign(tenant_id, spec, compiled)
+    if idempotency_key:
+        campaign = replace(
+            campaign, idempotency_key=idempotency_key, request_sha256=_digest(spec, file)
+        )
     try:
         earlier = submit.find_campaign(services.engine, campaign)
         if earlier:
             return earlier
-        return submit.submit_campaign(
-            services.engine, campaign, _checked_recipients(spec, file, compiled)
-        )
+        with _explained(spec, file):
+            return submit.submit_campaign(
+                services.engine, campaign, _checked_recipients(spec, file, compiled)
+            )
     except IdempotencyConflictError as error:
         raise ConflictError("the Idempotency-Key was used for a different campaign") from error
+
+
+def store_campaign(
+    connection: Connection,
+    tenant_id: UUID,
+    spec: CampaignSpec,
+    file: RecipientsFile | None,
+    *,
+    window: NewWindow | None,
+) -> UUID:
+    """`submit_campaign` within the caller's transaction, which must not outlive an error.
+
+    Raises:
+        BadInputError: what is wrong.
+    """
+    compiled = _compiled(connection, spec)
+    campaign = replace(_new_campaign(tenant_id, spec, compiled), window=window)
+    with _explained(spec, file):
+        return submit.store_campaign(
+            connection, campaign, _checked_recipients(spec, file, compiled)
+        )
+
+
+def check_campaign(connection: Connection, spec: CampaignSpec) -> None:
+    """Check all of a campaign but recipients that lie in the bucket; nothing is stored.
+
+    Raises:
+        BadInputError: what is wrong.
+    """
+    compiled = _compiled(connection, spec)
+    if spec.recipients.bucket is not None:
+        return
+    lines: dict[str, list[int]] = {}
+    for recipient in _checked_recipients(spec, None, compiled):
+        lines.setdefault(recipient.key, []).append(recipient.line)
+    doubles = [(key, found) for key, found in lines.items() if len(found) > 1]
+    if doubles:
+        doubles = doubles[: submit.DUPLICATES_SHOWN]
+        raise BadInputError(*_duplicates(doubles, None, spec.recipients.id))
+
+
+def _compiled(connection: Connection, spec: CampaignSpec) -> list[CompiledCreative]:
+    cards = {card.name: card for card in models.list_models(connection)}
+    return creatives.compile_campaign(spec, cards)
+
+
+def _new_campaign(
+    tenant_id: UUID, spec: CampaignSpec, compiled: Sequence[CompiledCreative]
+) -> NewCampaign:
+    return NewCampaign(
+        tenant_id=tenant_id,
+        name=spec.name,
+        creatives=[_new_creative(creative) for creative in compiled],
+    )
+
+
+@contextmanager
+def _explained(spec: CampaignSpec, file: RecipientsFile | None) -> Iterator[None]:
+    """What storing the recipients finds wrong with them, as problems."""
+    name = file.name if file else None
+    try:
+        yield
     except DuplicateRecipientsError as error:
         raise BadInputError(*_duplicates(error.duplicates, name, spec.recipients.id)) from error
     except NoRecipientsError as error:
         raise BadInputError(Problem("there are no recipients", file=name)) from error
+
+
+@contextmanager
+def _bucket_file(
+    services: Services, tenant_id: UUID, spec: CampaignSpec
+) -> Iterator[RecipientsFile]:
+    """The file that ``recipients.bucket`` names, of a campaign that no schedule has started."""
+    key = spec.recipients.bucket
+    assert key is not None
+    if has_date(key):
+        problem = "only a schedule's run has a date; write the file's key out"
+        raise BadInputError(spec.place(Problem(problem, field="recipients.bucket")))
+    try:
+        with files.opened(services, tenant_id, key) as file:
+            yield file
+    except ObjectMissingError as error:
+        raise BadInputError(
+            spec.place(Problem(files.missing(key), field="recipients.bucket"))
+        ) from error
 
 
 def submit_campaign_file(
@@ -204,7 +286,10 @@ def _checked_recipients(
     if file is None:
         if given.rows is None:
             raise BadInputError(
-                Problem("give the recipients as rows, or upload them as a file", field="recipients")
+                Problem(
+                    "give the recipients as rows, name a file in the bucket, or upload one",
+                    field="recipients",
+                )
             )
         rows = recipients.from_rows(given.rows, given.id)
     else:
@@ -232,8 +317,14 @@ def _new_creative(compiled: CompiledCreative) -> NewCreative:
 
 def _digest(spec: CampaignSpec, file: RecipientsFile | None) -> str:
     """What the idempotency key stands for: the campaign's text and its recipients'."""
-    digest = hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode())
-    if file:
+    given = spec.model_dump(mode="json")
+    if spec.recipients.bucket is None:
+        # A request from before there was such a field is the same request today.
+        del given["recipients"]["bucket"]
+    digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
+    if file and file.version:
+        digest.update(file.version.encode())
+    elif file:
         while chunk := file.stream.read(1024 * 1024):
             digest.update(chunk)
         file.stream.seek(0)

@@ -7,14 +7,19 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from jobs.services import Services
-from storage import tenants
+from storage import database, tenants
 
 _bearer = HTTPBearer(auto_error=False, description="An API key of your tenant.")
 
 
 def services(request: Request) -> Services:
-    """Opened by the app's lifespan."""
+    """Opened by the app's lifespan; 503 until the schema is one that this code can work with."""
     opened: Services = request.app.state.services
+    if not request.app.state.migrated:
+        reason = database.behind(opened.engine)
+        if reason:
+            raise HTTPException(503, reason, headers={"Retry-After": "5"})
+        request.app.state.migrated = True
     return opened
 
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from jobs.api import artifacts, campaigns, jobs
+from jobs.api import artifacts, campaigns, files, jobs, schedules
 from jobs.api.problems import add_handlers
 from jobs.services import open_services
 from jobs.settings import Settings
@@ -21,6 +21,7 @@ def make_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         with open_services(settings, "presswork api", pool_size=DATABASE_CONNECTIONS) as services:
             app.state.services = services
+            app.state.migrated = False
             yield
 
     # Its pages bring their scripts along: many machines with devices have no internet.
@@ -32,7 +33,13 @@ def make_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     add_handlers(app)
-    for router in (jobs.router, campaigns.router, artifacts.router):
+    for router in (
+        jobs.router,
+        campaigns.router,
+        artifacts.router,
+        files.router,
+        schedules.router,
+    ):
         app.include_router(router)
 
     @app.get("/healthz", include_in_schema=False)

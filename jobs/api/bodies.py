@@ -6,7 +6,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from storage.lifecycle import CampaignStatus, JobStatus
+from jobs.schedules.requests import Upcoming
+from storage.lifecycle import CampaignStatus, JobStatus, RunStatus, RunTrigger
+from storage.schedule_runs import RunView
+from storage.schedules import ScheduleView
 from storage.views import CampaignView, JobView
 
 
@@ -69,7 +72,10 @@ class JobPage(BaseModel):
 
 
 class Campaign(BaseModel):
-    """A campaign and how far it is: artifacts per second lately, and seconds left at that rate."""
+    """A campaign and how far it is: artifacts per second lately, and seconds left at that rate.
+
+    With a run window, no job of it starts from ``closes_at`` to ``reopens_at``.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -84,6 +90,8 @@ class Campaign(BaseModel):
     left_s: float | None
     created_at: datetime
     compiled_at: datetime | None
+    closes_at: datetime | None
+    reopens_at: datetime | None
 
     @classmethod
     def of(cls, view: CampaignView) -> Self:
@@ -96,6 +104,97 @@ class CampaignPage(BaseModel):
 
     campaigns: list[Campaign]
     next: UUID | None
+
+
+class Schedule(BaseModel):
+    """A schedule; ``next_fire_at`` is null if it does not fire any more."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    name: str
+    cron: str
+    timezone: str
+    window: str | None
+    late: str
+    blackout_dates: list[str]
+    catch_up: str
+    overlap: str
+    campaign: dict[str, Any]
+    paused_at: datetime | None
+    next_fire_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, view: ScheduleView) -> Self:
+        """As it is now."""
+        return cls.model_validate(view)
+
+
+class ScheduleList(BaseModel):
+    """All schedules of the tenant, by name."""
+
+    schedules: list[Schedule]
+
+
+class Run(BaseModel):
+    """One fire of a schedule; ``reason`` says why it was skipped, has failed or still waits."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    schedule_id: UUID
+    fire_time: datetime
+    trigger: RunTrigger
+    status: RunStatus
+    reason: dict[str, Any] | None
+    next_try_at: datetime | None
+    campaign_id: UUID | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, view: RunView) -> Self:
+        """As it is now."""
+        return cls.model_validate(view)
+
+
+class RunPage(BaseModel):
+    """Some runs, the newest fire first; ``next`` is the cursor of the following page."""
+
+    runs: list[Run]
+    next: datetime | None
+
+
+class Fire(BaseModel):
+    """A fire to come, and the run window that its jobs have; ``skipped`` on a blackout date."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    fire_time: datetime
+    local_time: datetime
+    skipped: bool
+    opens_at: datetime | None
+    closes_at: datetime | None
+
+    @classmethod
+    def of(cls, upcoming: Upcoming) -> Self:
+        """As the definition has it now."""
+        return cls.model_validate(upcoming)
+
+
+class FireList(BaseModel):
+    """What is next; empty while the schedule is paused."""
+
+    fires: list[Fire]
+
+
+class UploadLink(BaseModel):
+    """Where a file can be PUT until ``expires_s`` seconds from now."""
+
+    key: str
+    url: str
+    expires_s: int
 
 
 class Kind(BaseModel):

@@ -12,12 +12,13 @@ from jobs.api.access import Opened, TenantId
 from jobs.api.bodies import Campaign, CampaignPage, JobPage
 from jobs.api.documents import json_text, media_type
 from jobs.api.jobs import IdempotencyKey, Limit
+from jobs.campaigns import document
 from jobs.campaigns import file as campaign_file
 from jobs.campaigns.file import CampaignSpec
 from jobs.campaigns.recipients import decode
+from jobs.files import RecipientsFile
 from jobs.problems import BadInputError, Problem
 from jobs.services import Services
-from jobs.submissions import RecipientsFile
 from storage import views
 from storage.lifecycle import JobStatus
 
@@ -87,8 +88,8 @@ async def submit(
 async def _text(part: UploadFile | str, name: str) -> str:
     if isinstance(part, str):
         return part
-    raw = await part.read(campaign_file.MAX_FILE_BYTES + 1)
-    if len(raw) > campaign_file.MAX_FILE_BYTES:
+    raw = await part.read(document.MAX_FILE_BYTES + 1)
+    if len(raw) > document.MAX_FILE_BYTES:
         raise BadInputError(Problem("is larger than 1 MiB", field="campaign"))
     return decode(raw, name)
 
@@ -102,7 +103,7 @@ def _submit(
     idempotency_key: str | None,
 ) -> Campaign:
     if recipients is None:
-        spec = campaign_file.from_mapping(campaign_file.parse_json(text, name))
+        spec = campaign_file.from_mapping(document.parse_json(text, name))
     else:
         spec = campaign_file.parse_yaml(text, name)
     # With an upload, `recipients.file` is what the file was called where it came from.
@@ -112,10 +113,10 @@ def _submit(
                 Problem("names a file on the server; upload it instead", field="recipients.file")
             )
         )
-    if recipients is not None and spec.recipients.rows is not None:
-        raise BadInputError(
-            spec.place(Problem("give rows or upload a file, not both", field="recipients.rows"))
-        )
+    for other in ("rows", "bucket"):
+        if recipients is not None and getattr(spec.recipients, other) is not None:
+            problem = f"give {other} or upload a file, not both"
+            raise BadInputError(spec.place(Problem(problem, field=f"recipients.{other}")))
     campaign_id = submissions.submit_campaign(
         services, tenant_id, spec, recipients, idempotency_key=idempotency_key
     )

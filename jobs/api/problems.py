@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from jobs.problems import BadInputError, ConflictError, NotFoundError, Problem, from_errors
 from storage.ledger.cancel import WrongStateError
+from storage.objects import ObjectStoreError
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +81,15 @@ def add_handlers(app: FastAPI) -> None:
     def http(_: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers) if error.headers else None
         return problem(HTTPStatus(error.status_code), str(error.detail), headers=headers)
+
+    @app.exception_handler(ObjectStoreError)
+    def bucket(_: Request, error: ObjectStoreError) -> JSONResponse:
+        _log.error("the bucket does not answer: %s", error)
+        return problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "the bucket does not answer; try again",
+            headers={"Retry-After": "5"},
+        )
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(InterfaceError)

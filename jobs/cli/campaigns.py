@@ -88,6 +88,15 @@ def cancel(campaign_id: IdArgument, data: DataOption = None, as_json: JsonFlag =
     answer(view, as_json=as_json, text=summary(view))
 
 
+@commands.command()
+def reconcile(campaign_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
+    """Compare a campaign's counters with its jobs, and mend what has drifted."""
+    with opened(data) as (services, tenant_id):
+        drift = requests.reconcile_campaign(services, tenant_id, campaign_id)
+    lines = [f"{status} was off by {-jobs:+d}" for status, jobs in sorted(drift.items())]
+    answer({"drift": drift}, as_json=as_json, text="\n".join(lines) or "the counters are right")
+
+
 def export_summary(written: Export) -> str:
     """Where things are."""
     text = f"{written.files} files of {written.jobs} jobs in {written.folder}/"

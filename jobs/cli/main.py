@@ -10,12 +10,22 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 
-from jobs.cli import admin, campaigns, jobs, processes, stack
+from jobs.cli import (
+    admin,
+    campaigns,
+    files,
+    jobs,
+    processes,
+    retention,
+    schedules,
+    stack,
+)
 from jobs.export import CorruptArtifactError
 from jobs.problems import BadInputError, ConflictError, NotFoundError
 from jobs.settings import NotConfiguredError, variable
 from jobs.stackfile import AlreadyRunningError
 from jobs.standalone import PortInUseError, RootError, ServerStartError
+from storage.database import MigrationBusyError
 from storage.ledger.cancel import WrongStateError
 from storage.models import DuplicateModelError
 from storage.objects import ObjectMissingError, ObjectStoreError
@@ -26,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Marketing content in bulk: campaigns in, artifacts in S3 out, every job in SQL.",
 )
-for part in (stack, campaigns, jobs, processes, admin):
+for part in (stack, campaigns, jobs, schedules, files, processes, admin, retention):
     part.add_to(app)
 
 USAGE = 2
@@ -89,6 +99,13 @@ _EXPLANATIONS: Mapping[type, tuple[Callable[[Any], str], int]] = MappingProxyTyp
         RootError: (str, 1),
         ServerStartError: (str, 1),
         CorruptArtifactError: (str, 1),
+        MigrationBusyError: (
+            lambda step: (
+                f"step {step} could not get its locks in time, since others are at work; nothing "
+                "of it was changed: run `presswork migrate` again"
+            ),
+            1,
+        ),
         DBAPIError: (
             lambda error: (
                 f"the database does not answer or is not migrated: {error.orig}\n{DOCTOR}"

@@ -64,4 +64,7 @@ def summary(view: CampaignView) -> str:
         text += f"\n  {counts}"
     if view.status is not CampaignStatus.FINISHED and view.rate:
         text += f"\n  {_facts(view)}"
+    if view.closes_at and not view.over:
+        text += f"\n  run window: closes {view.closes_at.isoformat()}"
+        text += f", opens {view.reopens_at.isoformat()}" if view.reopens_at else ""
     return text

@@ -70,6 +70,17 @@ def campaign(
     }
 
 
+def schedule(**changes: object) -> dict[str, Any]:
+    """A schedule with inline recipients, as the API takes it."""
+    return {
+        "name": "nightly",
+        "cron": "30 1 * * *",
+        "timezone": "Europe/Berlin",
+        "campaign": campaign(),
+        **changes,
+    }
+
+
 def fanned_out(services: Services, tenant_id: UUID, given: Mapping[str, Any]) -> UUID:
     """A submitted campaign whose jobs are queued."""
     campaign_id = submissions.submit_campaign(services, tenant_id, from_mapping(given))

@@ -24,6 +24,7 @@ from tests.integration.doors import (
     fanned_out,
     new_key,
     rows,
+    schedule,
     served,
     strings,
     succeed,
@@ -67,6 +68,17 @@ ENDPOINTS = [
     ("GET", f"/v1/campaigns/{NOWHERE}/jobs"),
     ("POST", f"/v1/campaigns/{NOWHERE}/cancel"),
     ("GET", f"/v1/artifacts/{NOWHERE}/content"),
+    ("POST", "/v1/files/lists/spring.csv"),
+    ("POST", "/v1/schedules"),
+    ("GET", "/v1/schedules"),
+    ("GET", f"/v1/schedules/{NOWHERE}"),
+    ("PUT", f"/v1/schedules/{NOWHERE}"),
+    ("POST", f"/v1/schedules/{NOWHERE}/pause"),
+    ("POST", f"/v1/schedules/{NOWHERE}/resume"),
+    ("POST", f"/v1/schedules/{NOWHERE}/run-now"),
+    ("GET", f"/v1/schedules/{NOWHERE}/next"),
+    ("GET", f"/v1/schedules/{NOWHERE}/history"),
+    ("DELETE", f"/v1/schedules/{NOWHERE}"),
 ]
 
 
@@ -75,8 +87,10 @@ def test_the_list_of_endpoints_is_complete(client: TestClient) -> None:
     described = client.get("/openapi.json").json()["paths"]
     offered = {(method.upper(), path) for path, item in described.items() for method in item}
     named = {
-        (method, re.sub(r"/(jobs|campaigns|artifacts)/0[^/]*", r"/\1/{}", path))
-        for method, path in ENDPOINTS
+        (method, re.sub(r"/(jobs|campaigns|artifacts|schedules)/0[^/]*", r"/\1/{}", path))
+        for method, path in [
+            (method, path.replace("lists/spring.csv", "{}")) for method, path in ENDPOINTS
+        ]
     }
     assert {(method, re.sub(r"{\w+}", "{}", path)) for method, path in offered} == named
 
@@ -134,6 +148,7 @@ def test_what_belongs_to_another_tenant_does_not_exist(
         "jobs": job["id"],
         "campaigns": str(campaign_id),
         "artifacts": job["artifacts"][0]["id"],
+        "schedules": client.post("/v1/schedules", json=schedule()).json()["id"],
     }
     theirs = as_tenant(new_key(services.engine, "other"))
     tried = 0
@@ -141,13 +156,14 @@ def test_what_belongs_to_another_tenant_does_not_exist(
         if NOWHERE not in path:
             continue
         real = path.replace(NOWHERE, ids[path.split("/")[2]])
-        hidden = check(client, 404, method, real, headers=theirs)
-        missing = check(client, 404, method, path, headers=theirs)
+        hidden = check(client, 404, method, real, headers=theirs, json=schedule())
+        missing = check(client, 404, method, path, headers=theirs, json=schedule())
         assert hidden["detail"].replace(real.split("/")[3], NOWHERE) == missing["detail"]
         tried += 1
-    assert tried == 7
+    assert tried == 15
     assert client.get(f"/v1/campaigns/{campaign_id}").json()["status"] == "finished"
     assert client.get(job["artifacts"][0]["url"]).status_code == 307
+    assert client.get(f"/v1/schedules/{ids['schedules']}").json()["paused_at"] is None
 
 
 def test_lists_show_nothing_of_another_tenant(
@@ -167,6 +183,8 @@ def test_lists_show_nothing_of_another_tenant(
     assert [job["id"] for job in listed("/v1/jobs")["jobs"]] == [own]
     assert [job["id"] for job in listed("/v1/jobs", after=job_id)["jobs"]] == [own]
     assert listed("/v1/campaigns", before=own)["campaigns"] == []
+    assert client.post("/v1/schedules", json=schedule()).status_code == 201
+    assert listed("/v1/schedules") == {"schedules": []}
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v1/jobs/x/y", "/v2/jobs"])
@@ -185,8 +203,8 @@ def test_a_method_that_a_path_does_not_have(client: TestClient) -> None:
 @pytest.mark.parametrize(("method", "path"), [item for item in ENDPOINTS if NOWHERE in item[1]])
 def test_a_path_with_a_bad_id(client: TestClient, method: str, path: str) -> None:
     """An id that is no UUID is named, and does not reach SQL."""
-    problem = check(client, 422, method, path.replace(NOWHERE, "x'--"))
-    assert re.fullmatch(r"(job|campaign|artifact)_id", problem["errors"][0]["field"])
+    problem = check(client, 422, method, path.replace(NOWHERE, "x'--"), json=schedule())
+    assert re.fullmatch(r"(job|campaign|artifact|schedule)_id", problem["errors"][0]["field"])
     assert "valid UUID" in problem["detail"]
 
 
@@ -208,7 +226,7 @@ def test_a_bad_query(client: TestClient, path: str, query: str, field: str) -> N
     assert [error["field"] for error in problem["errors"]] == [field]
 
 
-POSTS = ["/v1/jobs", "/v1/campaigns"]
+POSTS = ["/v1/jobs", "/v1/campaigns", "/v1/schedules"]
 
 
 @pytest.mark.parametrize("path", POSTS)

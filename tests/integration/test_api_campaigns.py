@@ -27,6 +27,7 @@ from tests.integration.doors import (
     served,
     succeed,
 )
+from tests.integration.ledger_cases import value
 
 YAML = """\
 name: Spring
@@ -255,6 +256,13 @@ def test_the_same_idempotency_key_is_the_same_campaign(client: TestClient, engin
     assert (rows(engine)["campaigns"], rows(engine)["recipients"]) == (2, 2)
 
 
+def test_an_idempotency_key_outlives_an_upgrade(client: TestClient, engine: Engine) -> None:
+    """What a key stands for is the same in every release, or a retry would become a conflict."""
+    client.post("/v1/campaigns", json=campaign(), headers={"Idempotency-Key": "spring"})
+    stored = value(engine, "SELECT request_sha256 FROM campaigns")
+    assert stored == "b034c9038a7cef9db640ea66a2aa72db11d176ea82e1da0fe21fdd4f6459e00e"
+
+
 def test_an_uploaded_file_is_part_of_what_the_key_stands_for(
     client: TestClient, engine: Engine
 ) -> None:
@@ -425,7 +433,7 @@ def test_a_bad_file_creates_nothing(
         (
             {"recipients": {"id": "id"}},
             "recipients",
-            "give the recipients as rows, or upload them as a file",
+            "give the recipients as rows, name a file in the bucket, or upload one",
         ),
         (
             {"recipients": {"id": "id", "file": "/etc/passwd"}},

@@ -556,7 +556,7 @@ def test_a_process_without_a_broker(
     cut_off = {**environment, "PRESSWORK_BROKER_URL": f"redis://127.0.0.1:{port}/0"}
     done = process(cut_off, "job", "submit", file, "--json")
     assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "queued")
-    assert b"the broker does not answer" in done.stderr
+    assert b"the broker does not serve wake-ups" in done.stderr
     assert rows(engine)["jobs"] == 1
 
 
