@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from uuid import uuid4
 
 from sqlalchemy import Engine, text
@@ -10,12 +9,11 @@ from sqlalchemy.exc import DBAPIError
 
 from jobs.services import Services, open_services
 from jobs.settings import Settings
-from storage import database, workers
+from storage import clock, database, workers
 from storage.objects import ObjectStoreError
 
 POSTGRES_OLDEST = 180_000
 WORKER_SEEN_S = 60
-SKEW_S = 5
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def _findings(services: Services) -> Iterator[Finding]:
     database_answers = _database(services.engine)
     yield database_answers
     if database_answers.ok:
-        yield from (look(services.engine) for look in (_schema, _clock, _workers))
+        yield from (look(services.engine) for look in (_schema, _clock, _workers, _clocks))
     yield _broker(services)
     yield _bucket(services)
 
@@ -63,22 +61,20 @@ def _database(engine: Engine) -> Finding:
 
 
 def _schema(engine: Engine) -> Finding:
-    current, newest = database.revision(engine), database.newest_revision()
     return Finding(
         "schema",
-        ok=current == newest,
-        says=f"at {current}, the newest is {newest}",
+        ok=database.behind(engine) is None,
+        says=f"at {database.revision(engine)}, this release needs {database.newest_revision()}",
         advice="run `presswork migrate`",
     )
 
 
 def _clock(engine: Engine) -> Finding:
     with engine.begin() as connection:
-        theirs: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    skew_s = (datetime.now(UTC) - theirs).total_seconds()
+        skew_s = clock.ahead_s(connection)
     return Finding(
         "clock",
-        ok=abs(skew_s) < SKEW_S,
+        ok=abs(skew_s) <= clock.TOLERATED_S,
         says=f"{skew_s:+.1f} s from the database's",
         advice="set this machine's clock: S3 refuses requests that are signed at a wrong time",
     )
@@ -97,14 +93,29 @@ def _workers(engine: Engine) -> Finding:
     )
 
 
+def _clocks(engine: Engine) -> Finding:
+    try:
+        skews = workers.clock_skews(engine, within_s=WORKER_SEEN_S)
+    except DBAPIError:
+        skews = {}  # the schema is to blame, which has been said
+    off = ", ".join(f"{name} {skew_s:+.1f} s" for name, skew_s in skews.items())
+    return Finding(
+        "worker clocks",
+        ok=not skews,
+        says=f"from the database's: {off}" if skews else "right",
+        advice="set the clocks of these workers' machines (NTP): S3 refuses what they sign",
+    )
+
+
 def _broker(services: Services) -> Finding:
+    trouble = services.wake_ups.trouble()
     waiting = services.wake_ups.waiting(services.settings.pool)
     return Finding(
         "broker",
-        ok=waiting is not None,
-        says="does not answer" if waiting is None else f"answers, {waiting} wake-ups waiting",
-        advice="start Valkey (`presswork up`), or correct PRESSWORK_BROKER_URL; work goes on "
-        "without it, at the pace of the workers' own looks",
+        ok=trouble is None,
+        says=trouble or f"takes wake-ups, {waiting} waiting",
+        advice="start Valkey (`presswork up`), give it memory, or correct PRESSWORK_BROKER_URL; "
+        "work goes on without it, at the pace of the workers' own looks",
     )
 
 

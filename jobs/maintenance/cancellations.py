@@ -1,4 +1,4 @@
-"""Cancels the jobs of cancelled campaigns, a chunk at a time."""
+"""Cancels the jobs of cancelled campaigns."""
 
 from sqlalchemy import Engine
 
@@ -6,6 +6,5 @@ from storage.ledger import cancel
 
 
 def cancel_campaigns(engine: Engine) -> None:
-    """Go on until no cancelled campaign has a job that could still start."""
-    while cancel.cancel_flagged(engine):
-        pass
+    """See that no cancelled campaign has a job that could still start."""
+    cancel.cancel_flagged(engine)

@@ -10,9 +10,14 @@ from storage.ledger import submit
 
 _log = logging.getLogger(__name__)
 
+MANY = 10_000
+"""Jobs that change what a good plan is."""
+
 
 def fan_out_campaigns(engine: Engine, wake_ups: WakeUps) -> None:
     """Make the jobs of every campaign that waits for it, and wake workers for each."""
     for done in submit.fan_out(engine):
         _log.info("campaign %s: %d jobs queued", done.campaign_id, done.jobs)
         send_wake_ups(engine, wake_ups)
+        if done.jobs >= MANY:
+            submit.refresh_statistics(engine)

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+import redis
 from sqlalchemy import Engine, create_engine, text
 
 from jobs.cli.main import main
@@ -17,7 +18,7 @@ from jobs.settings import Settings
 from jobs.standalone import Servers, ports
 from storage import workers
 
-ALL = ["database", "schema", "clock", "workers", "broker", "bucket"]
+ALL = ["database", "schema", "clock", "workers", "worker clocks", "broker", "bucket"]
 
 
 @pytest.fixture
@@ -113,6 +114,19 @@ def test_a_broker_that_refuses_us(settings: Settings, worker: None) -> None:
     assert bad(found(settings, broker_url=url)) == ["broker"]
 
 
+def test_a_broker_that_is_full(settings: Settings, worker: None) -> None:
+    """A broker that answers but takes nothing is not called well."""
+    with redis.from_url(settings.broker_url) as valkey:
+        valkey.config_set("maxmemory", 1)
+        try:
+            findings = found(settings)
+        finally:
+            valkey.config_set("maxmemory", 0)
+    assert bad(findings) == ["broker"]
+    assert "maxmemory" in findings["broker"].says
+    assert "memory" in findings["broker"].advice
+
+
 def test_the_bucket_is_away(settings: Settings, worker: None, closed_port: int) -> None:
     """Nobody listens where the store should be."""
     findings = found(settings, s3_endpoint=f"http://127.0.0.1:{closed_port}")
@@ -164,5 +178,5 @@ def test_the_command(
         ["bucket"],
     )
     code, out, _ = doctor()
-    assert (code, out.count("\nok "), out.count("BAD bucket: ")) == (1, 4, 1)
+    assert (code, out.count("\nok "), out.count("BAD bucket: ")) == (1, 5, 1)
     assert "    -> start the object store" in out
