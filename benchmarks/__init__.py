@@ -1,0 +1,1 @@
+"""What Presswork costs, measured against plain alternatives."""

@@ -1,0 +1,1 @@
+"""The ledger's figures at a million jobs: ``python -m benchmarks.ledger``."""
