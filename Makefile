@@ -38,6 +38,10 @@ demo: $(INSTALLED) ## Run the example campaign on a local stack of its own
 test: $(INSTALLED) ## Run all tests, on real servers
 	$(BIN)/python -m pytest
 
+.PHONY: faults
+faults: $(INSTALLED) ## Every fault many times (about half an hour), into faults-report.json
+	$(BIN)/python -m tests.faults
+
 .PHONY: lint
 lint: $(INSTALLED) ## Formatting and lint rules
 	$(BIN)/ruff format --check .
@@ -61,4 +65,4 @@ format: $(INSTALLED) ## Format the code and mend what can be mended
 
 .PHONY: clean
 clean: ## Remove .venv, the local stack's data and outputs
-	rm -rf $(VENV) .presswork out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .presswork out faults-report.json .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
