@@ -69,12 +69,14 @@ class Settings(BaseSettings):
             raise ValueError("is no URL of the form postgresql://USER:PASSWORD@HOST/NAME") from None
         return url
 
-    def engine(self, application: str, *, pool_size: int = 5) -> Engine:
-        """A new engine for the database."""
+    def engine(self, application: str, *, pool_size: int = 5, keep_plans: bool = False) -> Engine:
+        """A new engine for the database; see `storage.database.connect`."""
         url = self.database_url
         if url.startswith("postgresql://"):
             url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-        return database.connect(url, application=application, pool_size=pool_size)
+        return database.connect(
+            url, application=application, pool_size=pool_size, keep_plans=keep_plans
+        )
 
     def objects(self) -> ObjectStore:
         """The bucket."""

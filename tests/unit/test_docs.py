@@ -1,5 +1,6 @@
 """The docs say what the code does."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,9 +8,13 @@ import pytest
 
 from jobs.campaigns import file as campaign_file
 from jobs.campaigns.creatives import compile_campaign
+from jobs.schedules import file as schedule_file
+from jobs.schedules.file import ScheduleFields
 from jobs.settings import Settings
 from storage.lifecycle import TRANSITIONS, JobStatus
 from storage.models import BUILT_IN
+from tests.faults import report
+from tests.faults.cases import ALL, WITH_OWN_HOUSE
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -63,6 +68,17 @@ def test_campaign_page(tmp_path: Path) -> None:
     assert [creative.creative.name for creative in compile_campaign(spec, BUILT_IN)] == ["hero"]
 
 
+def test_schedules_page(tmp_path: Path) -> None:
+    """The schedule in the docs is one that Presswork takes, with the defaults that it says."""
+    page = (ROOT / "docs" / "schedules.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    path = tmp_path / "nightly.yaml"
+    path.write_text(example, encoding="utf-8")
+    fields = schedule_file.load(path).fields
+    for name in ("late", "catch_up", "overlap"):
+        assert getattr(fields, name) == ScheduleFields.model_fields[name].default
+
+
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_paths_in_docs_exist(page: Path) -> None:
     """Every link and every path in backquotes leads somewhere."""
@@ -71,3 +87,12 @@ def test_paths_in_docs_exist(page: Path) -> None:
     assert all((page.parent / link).exists() for link in links)
     paths = re.findall(r"[`>]((?:storage|jobs|workers|tests|examples|docs)/[\w/.-]*)[`<]", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_faults_page() -> None:
+    """The published table is the published report's, and covers every case there is."""
+    published = json.loads((ROOT / "docs" / "faults-report.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    assert report.markdown(published["cases"]) in page
+    assert published["problems"] == []
+    assert {case["name"] for case in published["cases"]} >= {*ALL, *WITH_OWN_HOUSE}
