@@ -87,7 +87,7 @@ def _run_lane(arguments: argparse.Namespace) -> None:
 
     def note(case: CaseReport) -> None:
         done.append({**case.as_dict(), "lane": lane})
-        print(report.table([done[-1]]).splitlines()[1], *case.problems, sep="\n", flush=True)
+        print(report.row(done[-1]), *case.problems, sep="\n", flush=True)
         # After each case: what has been found is kept if the next one hangs.
         arguments.out.write_text(json.dumps(done), encoding="utf-8")
 

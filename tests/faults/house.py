@@ -7,7 +7,6 @@ given to one worker alone. A process that ends is started again at once.
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -34,10 +33,10 @@ from tests.faults.launch import HASTE
 from tests.faults.orders import Orders
 from tests.s3_proxy import S3Proxy
 from tests.tcp_proxy import TcpProxy
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 READY_S = 120
-LOOK_S = 0.01
 
 EARLIER = {
     "worker": ["workers.main"],
@@ -134,14 +133,12 @@ class House:
 
     def until(self, condition: Callable[[], T | None], what: str, timeout_s: float = READY_S) -> T:
         """The first true value of ``condition``, while the house is kept running."""
-        deadline = time.monotonic() + timeout_s
-        pause = threading.Event()
-        while not (value := condition()):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {timeout_s} s: {what}; logs in {self.data}")
+
+        def look() -> T | None:
             self.keep_running()
-            pause.wait(LOOK_S)
-        return value
+            return condition()
+
+        return until(look, timeout_s=timeout_s, what=f"{what}; logs in {self.data}")
 
     def keep_running(self) -> None:
         """Start again what has ended, without the pause that a supervisor makes."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +17,7 @@ from jobs.settings import Settings
 from storage import clock, workers
 from storage.ledger import recover
 from storage.objects import ClockSkewError
-from tests.integration.batches import NAME, Generating, jobs, runners, submit
+from tests.integration.batches import NAME, Generating, jobs, submit
 from tests.integration.ledger_cases import expire, rows, take_some, value
 from tests.waiting import until
 from workers.families.diffusion import generate
@@ -28,13 +28,6 @@ from workers.runner import Runner
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 TWO_HOURS_S = 7200.0
-
-
-@pytest.fixture
-def make_runner(services: Services, engine: Engine) -> Iterator[Callable[..., Runner]]:
-    """Runners on the test's services."""
-    with runners(services, engine) as make:
-        yield make
 
 
 @pytest.fixture

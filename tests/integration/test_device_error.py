@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 from uuid import UUID
@@ -16,7 +16,7 @@ from jobs.devices import Slot
 from jobs.services import Services
 from jobs.standalone import Servers
 from storage.ledger import recover
-from tests.integration.batches import Generating, assert_on_device, jobs, runners, submit
+from tests.integration.batches import Generating, assert_on_device, jobs, submit
 from tests.integration.ledger_cases import execute, let_wait_end, rows, value
 from tests.waiting import until
 from workers.families.diffusion import generate, load
@@ -28,13 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 SLOT = Slot("cpu-0", "cpu", "")
 POOL = "failing"
-
-
-@pytest.fixture
-def make_runner(services: Services, engine: Engine) -> Iterator[Callable[..., Runner]]:
-    """Runners on the test's services."""
-    with runners(services, engine) as make:
-        yield make
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from jobs.services import Services
 from storage import views
 from storage.lifecycle import JobStatus
-from tests.integration.batches import Generating, jobs, runners, submit
+from tests.integration.batches import Generating, jobs, submit
 from workers import files
 from workers.families.diffusion import generate, load
 from workers.runner import Runner
@@ -25,13 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 FULL = Path("/dev/full")
 """A device of Linux that has no space left, whatever is written to it."""
-
-
-@pytest.fixture
-def make_runner(services: Services, engine: Engine) -> Iterator[Callable[..., Runner]]:
-    """Runners on the test's services."""
-    with runners(services, engine) as make:
-        yield make
 
 
 def write_to_full_disk() -> None:

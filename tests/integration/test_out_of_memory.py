@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from uuid import UUID
 
 import pytest
@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from jobs.services import Services
 from storage import batch_sizes
 from storage.ledger import recover
-from tests.integration.batches import Generating, allocate_too_much, jobs, runners, submit
+from tests.integration.batches import Generating, allocate_too_much, jobs, submit
 from tests.integration.ledger_cases import execute, let_wait_end, listening, rows, value
 from workers.families.diffusion import generate
 from workers.runner import Runner
@@ -22,13 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 ROOM = 2
 """Items that the device has room for."""
-
-
-@pytest.fixture
-def make_runner(services: Services, engine: Engine) -> Iterator[Callable[..., Runner]]:
-    """Runners on the test's services."""
-    with runners(services, engine) as make:
-        yield make
 
 
 @pytest.fixture

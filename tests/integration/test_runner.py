@@ -15,7 +15,7 @@ from jobs.standalone import ports
 from storage import objects
 from storage.ledger import cancel, claim, recover
 from storage.objects import ObjectStore
-from tests.integration.batches import NAME, jobs, runners, submit
+from tests.integration.batches import NAME, jobs, submit
 from tests.integration.ledger_cases import execute, expire, value
 from tests.s3_proxy import S3Proxy
 from tests.waiting import until
@@ -25,13 +25,6 @@ from workers.runner import Runner
 
 # diffusers 0.42 hands torch tensors to numpy 2 in its schedulers.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-@pytest.fixture
-def make_runner(services: Services, engine: Engine) -> Iterator[Callable[..., Runner]]:
-    """Runners on the test's services."""
-    with runners(services, engine) as make:
-        yield make
 
 
 def test_a_batch(
