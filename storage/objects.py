@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1024 * 1024
 
-MEDIA_SUFFIX = {"image/png": "png"}
+MEDIA_SUFFIX = {
+    "application/json": "json",
+    "audio/mpeg": "mp3",
+    "audio/wav": "wav",
+    "image/jpeg": "jpg",
+    "image/png": "png",
+    "image/webp": "webp",
+    "text/plain; charset=utf-8": "txt",
+    "video/mp4": "mp4",
+}
+"""What outputs may be, and how their names end."""
 
 MIB = 1024 * 1024
 MULTIPART_FROM_BYTES = 16 * MIB
@@ -95,9 +106,19 @@ def artifact_key(claim_id: UUID, job_id: UUID, index: int, sha256: str, media_ty
     return f"{claim_prefix(claim_id)}{job_id}-{index}-{sha256[:16]}.{suffix}"
 
 
+def model_key(sha256: str) -> str:
+    """Where a file of a model lies, whatever models it belongs to: it never changes."""
+    return f"models/sha256/{sha256}"
+
+
 def claim_prefix(claim_id: UUID) -> str:
     """Below which all lies that was made under a claim."""
     return f"artifacts/{claim_id}/"
+
+
+def picture_key(tenant_id: UUID, sha256: str) -> str:
+    """Where a tenant's uploaded picture lies: below a prefix that no other tenant can name."""
+    return f"pictures/{tenant_id}/{sha256}.png"
 
 
 @dataclass(frozen=True)
@@ -168,11 +189,13 @@ class ObjectStore:
                     ChecksumAlgorithm="SHA256",
                 )
             else:
-                self._put_parts(key, body, media_type)
+                self._put_parts(key, io.BytesIO(body), len(body), media_type)
 
-    def _put_parts(self, key: str, body: bytes, media_type: str) -> None:
+    def _put_parts(
+        self, key: str, file: BinaryIO, size: int, media_type: str = "binary/octet-stream"
+    ) -> None:
         self._client.upload_fileobj(
-            io.BytesIO(body),
+            file,
             self.bucket,
             key,
             ExtraArgs={"ContentType": media_type, "ChecksumAlgorithm": "SHA256"},
@@ -185,8 +208,8 @@ class ObjectStore:
         # Each part was checked as it arrived. That all are still there when they are put together
         # is for the store to see, and not every store does.
         stored = self._client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
-        if stored != len(body):
-            raise ObjectStoreError(f"{key} has {stored} of {len(body)} bytes: a part was lost")
+        if stored != size:
+            raise ObjectStoreError(f"{key} has {stored} of {size} bytes: a part was lost")
 
     def get(self, key: str) -> bytes:
         """The object's bytes; `ObjectMissingError` where there is none."""
@@ -197,6 +220,17 @@ class ObjectStore:
                 raise ObjectMissingError(key) from error
             body: bytes = answer["Body"].read()
         return body
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        with _own_errors():
+            try:
+                self._client.head_object(Bucket=self.bucket, Key=key)
+            except ClientError as error:
+                if _status(error) != 404:  # noqa: PLR2004 (an HTTP status)
+                    raise
+                return False
+        return True
 
     @contextmanager
     def open(self, key: str) -> Iterator[OpenObject]:
@@ -214,10 +248,24 @@ class ObjectStore:
 
     def put_file(self, key: str, file: BinaryIO) -> None:
         """Store an open file under ``key``, as `put` does, without having it in memory."""
+        size = os.fstat(file.fileno()).st_size
         with _own_errors():
-            self._client.put_object(
-                Bucket=self.bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256"
-            )
+            if size < MULTIPART_FROM_BYTES:
+                self._client.put_object(
+                    Bucket=self.bucket, Key=key, Body=file, ChecksumAlgorithm="SHA256"
+                )
+            else:
+                self._put_parts(key, file, size)
+
+    def size(self, key: str) -> int | None:
+        """How many bytes the object has; None: there is none."""
+        with _own_errors():
+            try:
+                return self._client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+            except ClientError as error:
+                if _status(error) != 404:  # noqa: PLR2004 (an HTTP status)
+                    raise
+                return None
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete up to 1000 objects; those that do not exist are ignored."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -11,6 +12,14 @@ KEY_PREFIX = "pw_"
 
 class UnknownTenantError(Exception):
     """There is no tenant of that name."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whose key it is, and whether it may also administrate the models of all tenants."""
+
+    tenant_id: UUID
+    is_admin: bool
 
 
 def ensure(connection: Connection, name: str) -> UUID:
@@ -32,33 +41,39 @@ def find(connection: Connection, name: str) -> UUID:
     return UUID(str(found))
 
 
-def new_key(connection: Connection, tenant_id: UUID, name: str) -> str:
+def new_key(connection: Connection, tenant_id: UUID, name: str, *, is_admin: bool = False) -> str:
     """A fresh API key for the tenant: 256 random bits, of which only the digest is kept."""
     key = KEY_PREFIX + secrets.token_urlsafe(32)
-    add_key(connection, tenant_id, name, key)
+    add_key(connection, tenant_id, name, key, is_admin=is_admin)
     return key
 
 
-def add_key(connection: Connection, tenant_id: UUID, name: str, key: str) -> None:
-    """Accept ``key`` for the tenant; nothing happens if it is accepted already."""
+def add_key(
+    connection: Connection, tenant_id: UUID, name: str, key: str, *, is_admin: bool = False
+) -> None:
+    """Accept ``key`` for the tenant; of one that is accepted already only ``is_admin`` changes."""
     connection.execute(
         text(
             """
-            INSERT INTO api_keys (tenant_id, name, key_sha256)
-            VALUES (:tenant_id, :name, :digest) ON CONFLICT (key_sha256) DO NOTHING
+            INSERT INTO api_keys (tenant_id, name, key_sha256, is_admin)
+            VALUES (:tenant_id, :name, :digest, :is_admin)
+            ON CONFLICT (key_sha256) DO UPDATE SET is_admin = excluded.is_admin
             """
         ),
-        {"tenant_id": tenant_id, "name": name, "digest": _digest(key)},
+        {"tenant_id": tenant_id, "name": name, "digest": _digest(key), "is_admin": is_admin},
     )
 
 
-def authenticate(connection: Connection, key: str) -> UUID | None:
+def authenticate(connection: Connection, key: str) -> Caller | None:
     """Whose key this is; None: nobody's, or it was revoked."""
     found = connection.execute(
-        text("SELECT tenant_id FROM api_keys WHERE key_sha256 = :digest AND revoked_at IS NULL"),
+        text(
+            "SELECT tenant_id, is_admin FROM api_keys "
+            "WHERE key_sha256 = :digest AND revoked_at IS NULL"
+        ),
         {"digest": _digest(key)},
-    ).scalar()
-    return UUID(str(found)) if found else None
+    ).first()
+    return Caller(found.tenant_id, found.is_admin) if found else None
 
 
 def _digest(key: str) -> str:

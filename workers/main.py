@@ -6,9 +6,12 @@ CUDA context does not survive a fork.
 
 import argparse
 import logging
+import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
@@ -25,6 +28,11 @@ from workers.stopping import Pause, StopFlag
 from workers.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
+
+OFFLINE: Mapping[str, str] = MappingProxyType(
+    {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_HUB_KERNELS": "NO"}
+)
+"""A worker has what it loads from the bucket: no library may ask the hub, for code least of all."""
 
 
 class WorkerProcess:
@@ -86,6 +94,7 @@ def main() -> None:
     parser.add_argument("--grace-s", type=float, default=30, help="time to stop in")
     parser.add_argument("--logs", type=Path, default=Path(".presswork/logs"))
     arguments = parser.parse_args()
+    os.environ.update(OFFLINE)
     # A slot's process must not outlive its supervisor: the next one would share its device.
     end_with_stack(signal.SIGKILL if arguments.slot else signal.SIGTERM)
     set_up_logging()

@@ -8,6 +8,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from jobs.services import Services
 from storage import database, tenants
+from storage.tenants import Caller
 
 _bearer = HTTPBearer(auto_error=False, description="An API key of your tenant.")
 
@@ -23,16 +24,16 @@ def services(request: Request) -> Services:
     return opened
 
 
-def tenant(
+def caller(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     services: Annotated[Services, Depends(services)],
-) -> UUID:
-    """The tenant whose key came with the request; 401 without a good one."""
+) -> Caller:
+    """Whose key came with the request; 401 without a good one."""
     if credentials:
         with services.engine.begin() as connection:
-            tenant_id = tenants.authenticate(connection, credentials.credentials)
-        if tenant_id:
-            return tenant_id
+            found = tenants.authenticate(connection, credentials.credentials)
+        if found:
+            return found
     raise HTTPException(
         401,
         "send your API key as `Authorization: Bearer pw_...`",
@@ -40,5 +41,22 @@ def tenant(
     )
 
 
+def tenant(caller: Annotated[Caller, Depends(caller)]) -> UUID:
+    """The tenant whose key came with the request."""
+    return caller.tenant_id
+
+
+def admin(caller: Annotated[Caller, Depends(caller)]) -> Caller:
+    """The caller, with the key of an administrator; 403 with any other."""
+    if not caller.is_admin:
+        raise HTTPException(
+            403,
+            "this needs the key of an administrator: `presswork tenant add NAME --admin` makes one",
+        )
+    return caller
+
+
 TenantId = Annotated[UUID, Depends(tenant)]
+Asking = Annotated[Caller, Depends(caller)]
+Admin = Annotated[Caller, Depends(admin)]
 Opened = Annotated[Services, Depends(services)]

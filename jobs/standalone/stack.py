@@ -102,7 +102,8 @@ class Stack:
             database.migrate(engine)
             with engine.begin() as connection:
                 tenant_id = tenants.ensure(connection, DEFAULT_TENANT)
-                tenants.add_key(connection, tenant_id, "local stack", api_key)
+                # Its models are the business of whoever runs it.
+                tenants.add_key(connection, tenant_id, "local stack", api_key, is_admin=True)
             api_port = ports.choose(("api",), self._api_given)["api"]
             api_url = f"http://127.0.0.1:{api_port}"
             for program in self._programs(environment, api_port):

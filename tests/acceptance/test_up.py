@@ -1,8 +1,10 @@
 """`presswork up`: one per data directory, stopped in order, found again, never left behind."""
 
+import json
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 
 from jobs.processes import wait_gone
@@ -13,10 +15,14 @@ from tests.acceptance.stack import (
     up,
     write_campaign,
 )
+from workers.main import OFFLINE
 
 
 def test_up(tmp_path: Path) -> None:
-    """Stopping takes under five seconds; killing leaves no orphans; campaigns are found again."""
+    """Stopping takes under five seconds; killing leaves no orphans; campaigns are found again.
+
+    Workers are offline, and the stack's key is an administrator's.
+    """
     data, log = tmp_path / "data", tmp_path / "up.log"
     file = write_campaign(tmp_path, 2, steps=1)
     with up(data, log) as first:
@@ -36,6 +42,13 @@ def test_up(tmp_path: Path) -> None:
             if connection.status == psutil.CONN_LISTEN
         ]
         assert set(listening) == {"127.0.0.1"}
+        workers = [each for each in first.processes() if "--slot" in each.cmdline()]
+        assert workers
+        assert all(each.environ().items() >= OFFLINE.items() for each in workers)
+        stack = json.loads((data / "stack.json").read_text())
+        headers = {"Authorization": f"Bearer {stack['api_key']}"}
+        url = f"{stack['api_url']}/v1/models/nobody/retire"
+        assert httpx.post(url, headers=headers).status_code == 404
 
         left = first.processes()
         began = time.monotonic()

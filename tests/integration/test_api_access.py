@@ -62,6 +62,11 @@ ENDPOINTS = [
     ("POST", f"/v1/jobs/{NOWHERE}/cancel"),
     ("POST", f"/v1/jobs/{NOWHERE}/retry"),
     ("GET", "/v1/kinds"),
+    ("GET", "/v1/models"),
+    ("POST", "/v1/models"),
+    ("GET", "/v1/models/mugs"),
+    ("POST", "/v1/models/mugs/check"),
+    ("POST", "/v1/models/mugs/retire"),
     ("POST", "/v1/campaigns"),
     ("GET", "/v1/campaigns"),
     ("GET", f"/v1/campaigns/{NOWHERE}"),
@@ -69,6 +74,7 @@ ENDPOINTS = [
     ("POST", f"/v1/campaigns/{NOWHERE}/cancel"),
     ("GET", f"/v1/artifacts/{NOWHERE}/content"),
     ("POST", "/v1/files/lists/spring.csv"),
+    ("POST", "/v1/pictures"),
     ("POST", "/v1/schedules"),
     ("GET", "/v1/schedules"),
     ("GET", f"/v1/schedules/{NOWHERE}"),
@@ -89,7 +95,8 @@ def test_the_list_of_endpoints_is_complete(client: TestClient) -> None:
     named = {
         (method, re.sub(r"/(jobs|campaigns|artifacts|schedules)/0[^/]*", r"/\1/{}", path))
         for method, path in [
-            (method, path.replace("lists/spring.csv", "{}")) for method, path in ENDPOINTS
+            (method, path.replace("lists/spring.csv", "{}").replace("mugs", "{}"))
+            for method, path in ENDPOINTS
         ]
     }
     assert {(method, re.sub(r"{\w+}", "{}", path)) for method, path in offered} == named
@@ -402,11 +409,12 @@ def test_the_description_has_every_body(client: TestClient) -> None:
     """Whoever generates a client finds the request's schema at both POST endpoints."""
     paths = client.get("/openapi.json").json()["paths"]
     job = paths["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(job["properties"]) == {"kind", "request", "priority"}
+    assert set(job["properties"]) == {"kind", "request", "priority", "use"}
     content = paths["/v1/campaigns"]["post"]["requestBody"]["content"]
     assert set(content["application/json"]["schema"]["properties"]) == {
         "name",
         "model",
+        "use",
         "recipients",
         "creatives",
     }

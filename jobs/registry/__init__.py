@@ -1,0 +1,1 @@
+"""Which models jobs may name: where they come from, what is refused, what a licence allows."""
