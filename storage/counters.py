@@ -51,8 +51,18 @@ ADD_MOVED = f"""
 without a round trip of its own."""
 
 
-def add(connection: Connection, writer: UUID, deltas: Mapping[tuple[UUID, JobStatus], int]) -> None:
-    """Add ``deltas`` in the caller's transaction, to the slot that belongs to ``writer``."""
+def add(
+    connection: Connection,
+    writer: UUID,
+    deltas: Mapping[tuple[UUID, JobStatus], int],
+    *,
+    following: bool = False,
+) -> None:
+    """Add ``deltas`` in the caller's transaction, to the slot that belongs to ``writer``.
+
+    ``following``: to one beyond all of those, for a transaction that has added to its slot before.
+    Two that did so to one slot, each in its order, could deadlock.
+    """
     rows = sorted((str(campaign), status.value, n) for (campaign, status), n in deltas.items() if n)
     if not rows:
         return
@@ -68,7 +78,7 @@ def add(connection: Connection, writer: UUID, deltas: Mapping[tuple[UUID, JobSta
             """  # noqa: S608 (constants)
         ),
         {
-            "slot": slot(writer),
+            "slot": slot(writer) + (SLOTS if following else 0),
             "campaigns": [campaign for campaign, _, _ in rows],
             "statuses": [status for _, status, _ in rows],
             "jobs": [n for _, _, n in rows],

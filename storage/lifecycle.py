@@ -22,6 +22,7 @@ class WaitReason(StrEnum):
 
     BACKOFF = "backoff"
     WINDOW = "window"
+    NEED = "need"
 
 
 _S = JobStatus
@@ -34,8 +35,8 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
             {_S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.EXPIRED, _S.QUEUED, _S.WAITING}
         ),
         _S.SUCCEEDED: frozenset(),
-        _S.FAILED: frozenset({_S.QUEUED}),
-        _S.CANCELLED: frozenset({_S.QUEUED}),
+        _S.FAILED: frozenset({_S.QUEUED, _S.WAITING}),
+        _S.CANCELLED: frozenset({_S.QUEUED, _S.WAITING}),
         _S.EXPIRED: frozenset(),
     }
 )

@@ -101,6 +101,10 @@ def _old(campaign_id: UUID | None) -> str:
         of_campaign = f"campaign_id IS NULL AND id < {as_of_then}"
     return f"""{of_campaign} AND status IN ({_FINAL})
         AND finished_at < clock_timestamp() - make_interval(secs => :older_than_s)
+        -- What it made is there for as long as somebody is to start from it.
+        AND NOT EXISTS (
+            SELECT FROM job_needs JOIN jobs AS dependant ON dependant.id = job_needs.job_id
+            WHERE need_id = jobs.id AND dependant.status NOT IN ({_FINAL}))
         AND (CAST(:tenant_id AS uuid) IS NULL OR tenant_id = CAST(:tenant_id AS uuid))"""
 
 
@@ -170,6 +174,7 @@ def _purge_jobs(
                 ),
                 {"ids": ids},
             ).all()
+            connection.execute(text("DELETE FROM job_needs WHERE job_id = ANY(:ids)"), {"ids": ids})
             connection.execute(text("DELETE FROM jobs WHERE id = ANY(:ids)"), {"ids": ids})
             if campaign_id:
                 statuses = Counter(JobStatus(row.status) for row in jobs)

@@ -1,6 +1,6 @@
 """The tables, typed. Migrations must equal them; a test holds that."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -86,6 +86,7 @@ class ApiKey(Base):
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
     name: Mapped[str]
     key_sha256: Mapped[str] = mapped_column(unique=True)
+    is_admin: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     revoked_at: Mapped[datetime | None]
 
@@ -107,7 +108,15 @@ class Model(Base):
     default_size: Mapped[str]
     default_steps: Mapped[int]
     default_guidance: Mapped[float]
+    details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    manifest: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    manifest_sha256: Mapped[str | None]
+    base: Mapped[str | None]
+    commercial: Mapped[bool] = mapped_column(server_default=text("false"))
+    attribution: Mapped[str | None]
+    licence_until: Mapped[date | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    retired_at: Mapped[datetime | None]
 
 
 class Campaign(Base):
@@ -170,6 +179,8 @@ class Creative(Base):
     pool: Mapped[str]
     batch_key: Mapped[str]
     parameters: Mapped[dict[str, Any]]
+    needs: Mapped[list[str]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
+    """The creatives of the campaign whose outputs for the same recipient it starts from."""
 
 
 class Recipient(Base):
@@ -254,6 +265,7 @@ class Job(Base):
             postgresql_where=text("status = 'queued'"),
         ),
         Index("ix_jobs_waiting", "available_at", postgresql_where=text("status = 'waiting'")),
+        Index("ix_jobs_needing", "id", postgresql_where=text("wait_reason = 'need'")),
         Index("ix_jobs_claim_id", "claim_id", postgresql_where=text("status = 'running'")),
         Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
         Index("ix_jobs_campaign_id_id", "campaign_id", "id"),
@@ -289,6 +301,20 @@ class Job(Base):
     error: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
     finished_at: Mapped[datetime | None]
+
+
+class JobNeed(Base):
+    """That a job starts from what another one makes. ``name`` is how its request calls that one.
+
+    The row stays for as long as the job does, whatever becomes of either. No foreign keys, as in
+    `Recipient`.
+    """
+
+    __tablename__ = "job_needs"
+
+    need_id: Mapped[UUID] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(primary_key=True, index=True)
+    name: Mapped[str]
 
 
 class Artifact(Base):

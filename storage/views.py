@@ -1,6 +1,6 @@
 """What callers may read, always within one tenant."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
@@ -30,7 +30,10 @@ class ArtifactView:
 
 @dataclass(frozen=True)
 class JobView:
-    """A job as its owner sees it. ``recipient`` and ``creative`` are None outside campaigns."""
+    """A job as its owner sees it. ``recipient`` and ``creative`` are None outside campaigns.
+
+    ``needs`` are the jobs whose outputs it starts from.
+    """
 
     id: UUID
     kind: str
@@ -46,6 +49,7 @@ class JobView:
     created_at: datetime
     finished_at: datetime | None
     artifacts: tuple[ArtifactView, ...]
+    needs: tuple[UUID, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class CampaignView:
 _JOBS = """
     SELECT jobs.id, jobs.kind, jobs.status, jobs.campaign_id, creatives.name AS creative,
            recipients.key AS recipient, jobs.priority, jobs.attempts, jobs.cancel_requested,
-           jobs.wait_reason, jobs.error, jobs.created_at, jobs.finished_at
+           jobs.wait_reason, jobs.error, jobs.created_at, jobs.finished_at,
+           ARRAY(SELECT need_id FROM job_needs WHERE job_id = jobs.id ORDER BY need_id) AS needs
     FROM jobs
     LEFT JOIN creatives ON creatives.id = jobs.creative_id
     LEFT JOIN recipients ON recipients.id = jobs.recipient_id
@@ -150,7 +155,7 @@ def _jobs(connection: Connection, query: TextClause, values: dict[str, Any]) -> 
     artifacts = _artifacts(connection, [row["id"] for row in rows])
     return [
         JobView(
-            **{**row, "status": JobStatus(row["status"])},
+            **{**row, "status": JobStatus(row["status"]), "needs": tuple(row["needs"])},
             artifacts=tuple(artifacts.get(row["id"], ())),
         )
         for row in rows
@@ -259,3 +264,20 @@ def _rate(connection: Connection, campaign_id: UUID) -> float | None:
         {"id": campaign_id, "most": RATE_ARTIFACTS, "window_s": RATE_WINDOW_S},
     ).one()
     return row.made / max(float(row.seconds), 1.0) if row.made else None
+
+
+def parameters(
+    connection: Connection, tenant_id: UUID, job_ids: Collection[UUID]
+) -> dict[UUID, dict[str, Any]]:
+    """What was asked of each of the tenant's jobs; of a campaign's with templates in it."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT jobs.id, COALESCE(jobs.request, creatives.parameters) AS parameters
+            FROM jobs LEFT JOIN creatives ON creatives.id = jobs.creative_id
+            WHERE jobs.id = ANY(:ids) AND jobs.tenant_id = :tenant_id
+            """
+        ),
+        {"ids": list(job_ids), "tenant_id": tenant_id},
+    )
+    return {row.id: row.parameters for row in rows}

@@ -13,7 +13,7 @@ from jobs.services import Services, open_services
 from jobs.settings import Settings, from_environment
 from jobs.standalone import Servers
 from storage import database, tenants
-from storage.ledger import submit
+from storage.ledger import fanout, submit
 from storage.ledger.submit import NewCampaign, NewCreative
 from storage.tables import Base
 
@@ -80,7 +80,7 @@ class Books:
         campaign = NewCampaign(self.tenant_id, "benchmark", creatives)
         campaign_id = submit.submit_campaign(self.engine, campaign, rows)
         if fan_out:
-            for _ in submit.fan_out(self.engine):
+            for _ in fanout.fan_out(self.engine):
                 pass
         return campaign_id
 

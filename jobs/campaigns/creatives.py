@@ -7,13 +7,15 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from jobs.campaigns import templates
+from jobs.campaigns import needs, templates
 from jobs.campaigns.file import CampaignSpec, CreativeSpec, SeedRule, draft, under
+from jobs.campaigns.needs import Inputs
 from jobs.campaigns.recipients import Recipient, listed
 from jobs.campaigns.templates import Template
 from jobs.kinds import KINDS, Kind, KindRequest
 from jobs.kinds.values import derived_seed
-from jobs.problems import BadInputError, Problem, from_validation, nearest
+from jobs.problems import BadInputError, Problem, from_validation
+from jobs.registry.choice import choose
 from storage.models import ModelCard
 
 MAX_PROBLEMS = 20
@@ -25,6 +27,7 @@ class Creative:
 
     ``parameters`` is the kind's resolved request as JSON, with templates as source text and the
     seed rule as ``seed``: with the other fields it is all that `from_parameters` needs.
+    ``templates`` has those of a list as ``pictures[0]``.
     """
 
     name: str
@@ -38,12 +41,13 @@ class Creative:
         kind_ = KINDS[kind]
         parsed, problems = {}, []
         for field in sorted(kind_.templates):
-            if not parameters.get(field):
-                continue
-            try:
-                parsed[field] = templates.parse(parameters[field])
-            except BadInputError as error:
-                problems += [under(problem, field) for problem in error.problems]
+            for place, source in needs.texts(parameters, field):
+                if not source:
+                    continue
+                try:
+                    parsed[place] = templates.parse(source)
+                except BadInputError as error:
+                    problems += [under(problem, place) for problem in error.problems]
         if problems:
             raise BadInputError(*problems)
         return cls(name, kind_, parameters, parsed)
@@ -57,11 +61,12 @@ class Creative:
 
 @dataclass(frozen=True)
 class CompiledCreative:
-    """A creative, and where its jobs run and with which others they share a batch."""
+    """A creative, where its jobs run, with which others they share a batch, and what they need."""
 
     creative: Creative
     pool: str
     batch_key: str
+    inputs: Inputs
 
 
 def compile_campaign(spec: CampaignSpec, models: Mapping[str, ModelCard]) -> list[CompiledCreative]:
@@ -73,19 +78,23 @@ def compile_campaign(spec: CampaignSpec, models: Mapping[str, ModelCard]) -> lis
     creatives, problems = [], []
     for index, creative in enumerate(spec.creatives):
         kind = KINDS[creative.kind]
-        name = creative.request.get("model") or spec.model or kind.default_model
-        card = models.get(name)
-        if card is None:
+        name = spec.model_of(creative)
+        place = f"creatives[{index}]"
+        try:
+            uses = draft(kind, {**creative.request, "model": name}).uses
+            card = choose(models, name, uses, spec.use)
+        except BadInputError as error:
             inherited = spec.model and "model" not in creative.request
-            field = "model" if inherited else f"creatives[{index}].model"
-            problems.append(
-                Problem(f"unknown model {name!r}; {nearest(name, list(models))}", field=field)
-            )
+            problems += [
+                problem if inherited and problem.field == "model" else under(problem, place)
+                for problem in error.problems
+            ]
             continue
         try:
             creatives.append(compile_creative(creative, kind, card))
         except BadInputError as error:
-            problems += [under(problem, f"creatives[{index}]") for problem in error.problems]
+            problems += [under(problem, place) for problem in error.problems]
+    problems = problems or needs.check([compiled.inputs for compiled in creatives])
     if problems:
         # Two creatives that inherit a wrong model are one mistake.
         raise BadInputError(*map(spec.place, dict.fromkeys(problems)))
@@ -102,7 +111,8 @@ def compile_creative(spec: CreativeSpec, kind: Kind, card: ModelCard) -> Compile
     sources = {field: spec.request[field] for field in kind.templates if field in spec.request}
     parameters = {**resolved.model_dump(mode="json"), **sources, "seed": spec.seed}
     creative = Creative.from_parameters(spec.name, kind.name, parameters)
-    return CompiledCreative(creative, card.pool, kind.batch_key(resolved, card))
+    inputs = needs.inputs_of(spec.name, kind, parameters, creative.templates)
+    return CompiledCreative(creative, card.pool, kind.batch_key(resolved, card), inputs)
 
 
 def render(
@@ -208,13 +218,18 @@ def _row_problems(
 def _request(creative: Creative, row: Mapping[str, Any], seed: int) -> KindRequest:
     fields = {**creative.parameters, "seed": seed}
     problems: list[Problem] = []
-    for field, template in creative.templates.items():
+    rendered: dict[str, str] = {}
+    for place, template in creative.templates.items():
         try:
-            fields[field] = templates.render(template, row)
+            rendered[place] = templates.render(template, row)
+            if place.partition("[")[0] in creative.kind.inputs:
+                needs.check_rendered(template, rendered[place])
         except BadInputError as error:
-            problems += [under(problem, field) for problem in error.problems]
+            problems += [under(problem, place) for problem in error.problems]
     if problems:
         raise BadInputError(*problems)
+    for field in creative.kind.templates & fields.keys():
+        fields[field] = _filled(field, fields[field], rendered)
     try:
         return creative.kind.Request.model_validate(fields)
     except ValidationError as error:
@@ -224,3 +239,10 @@ def _request(creative: Creative, row: Mapping[str, Any], seed: int) -> KindReque
                 for problem in from_validation(error, creative.kind.Request)
             )
         ) from error
+
+
+def _filled(field: str, value: object, rendered: Mapping[str, str]) -> object:
+    """The value of a field, or of each in a list, as it was rendered."""
+    if isinstance(value, list):
+        return [_filled(f"{field}[{index}]", item, rendered) for index, item in enumerate(value)]
+    return rendered.get(field, value)

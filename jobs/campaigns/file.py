@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,8 +21,9 @@ from jobs.campaigns.document import Marks
 from jobs.campaigns.keys import check_key
 from jobs.campaigns.recipients import Format
 from jobs.kinds import KINDS, Kind, KindRequest
-from jobs.kinds.values import MAX_SEED, check_storable
+from jobs.kinds.values import MAX_SEED, PLACEHOLDER, Stored
 from jobs.problems import BadInputError, Problem, from_validation, nearest
+from jobs.registry.choice import USE_SAYS, Use
 
 MAX_CREATIVES = 50
 DEFAULT_KIND = "image"
@@ -32,12 +32,7 @@ SeedRule = Literal["per-recipient", "random"] | int
 SEED_RULES = ("per-recipient", "random")
 
 
-def _check_stored(text: str) -> str:
-    check_storable(text)
-    return text
-
-
-Text = Annotated[str, AfterValidator(_check_stored)]
+Text = Annotated[str, Stored]
 
 
 class RecipientsSpec(BaseModel):
@@ -127,6 +122,7 @@ class CampaignSpec(BaseModel):
 
     name: Annotated[Text, Field(min_length=1, max_length=200)]
     model: Text | None = None
+    use: Annotated[Use, Field(description=USE_SAYS)] = "commercial"
     recipients: RecipientsSpec
     creatives: Annotated[list[CreativeSpec], Field(min_length=1, max_length=MAX_CREATIVES)]
 
@@ -136,6 +132,11 @@ class CampaignSpec(BaseModel):
         """Keep the marks of the file, for problems that are found later."""
         if isinstance(context, Marks):
             self._marks = context
+
+    def model_of(self, creative: CreativeSpec) -> str:
+        """The name of the model that ``creative`` is made with, as far as it is a name at all."""
+        own: str | None = creative.request.get("model")
+        return own or self.model or KINDS[creative.kind].default_model
 
     def place(self, problem: Problem) -> Problem:
         """``problem`` with the line of its field, if the campaign came from a file."""
@@ -197,15 +198,19 @@ def draft(kind: Kind, request: Mapping[str, Any]) -> KindRequest:
         BadInputError: with fields relative to the request.
     """
     fields = {
-        name: "placeholder"
-        if name in kind.templates and value and isinstance(value, str)
-        else value
+        name: _placeholder(value) if name in kind.templates else value
         for name, value in request.items()
     }
     try:
         return kind.Request.model_validate(fields)
     except ValidationError as error:
         raise BadInputError(*from_validation(error, kind.Request)) from error
+
+
+def _placeholder(value: object) -> object:
+    if isinstance(value, list):
+        return [_placeholder(item) for item in value]
+    return PLACEHOLDER if value and isinstance(value, str) else value
 
 
 def under(problem: Problem, prefix: str) -> Problem:

@@ -45,6 +45,11 @@ class Template:
     """Those of ``columns`` that are used somewhere without the ``default`` filter."""
     compiled: BoundTemplate = field(repr=False, compare=False)
 
+    @property
+    def is_literal(self) -> bool:
+        """It comes out as it is written, whatever the row says."""
+        return "{{" not in self.source and "{%" not in self.source
+
 
 def parse(source: str) -> Template:
     """Parse ``source``; a tag that would load another template is refused as unknown.

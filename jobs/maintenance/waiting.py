@@ -1,4 +1,4 @@
-"""Promotes waiting jobs whose time has come."""
+"""Promotes waiting jobs whose time has come, or whose needs have ended without being followed."""
 
 from sqlalchemy import Engine
 
@@ -6,7 +6,7 @@ from jobs.maintenance.wakeups import send_wake_ups
 from jobs.queue import WakeUps
 from jobs.schedules.windows import open_windows
 from storage import schedules
-from storage.ledger import recover
+from storage.ledger import needs, recover
 
 
 def promote_waiting(engine: Engine, wake_ups: WakeUps) -> None:
@@ -20,3 +20,5 @@ def promote_waiting(engine: Engine, wake_ups: WakeUps) -> None:
         promoted = recover.promote(engine)
         if promoted:
             send_wake_ups(engine, wake_ups)
+    if needs.settle_missed(engine):
+        send_wake_ups(engine, wake_ups)

@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, text
 
 from storage import counters
+from storage.ledger import needs
 from storage.ledger.claim import CANCEL_CHANNEL
 from storage.lifecycle import CampaignStatus, JobStatus, campaign_status
 
@@ -61,8 +62,9 @@ def cancel_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> JobStatus | Non
                     ),
                     {"id": job_id},
                 )
-                moved = (row.campaign_id, status, JobStatus.CANCELLED)
-                counters.add(connection, job_id, counters.moves([moved]))
+                moves: list[needs.Move] = [(row.campaign_id, status, JobStatus.CANCELLED)]
+                moves += needs.follow(connection, [job_id], needs.lock(connection, [job_id]))
+                counters.add(connection, job_id, counters.moves(moves))
                 return JobStatus.CANCELLED
             case _:
                 raise WrongStateError(status)
@@ -78,10 +80,11 @@ def _tell_worker(connection: Connection, claim_id: UUID) -> None:
 def retry_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> str | None:
     """Queue a failed or cancelled job again, with fresh attempts, and give its pool.
 
-    None: the tenant has no such job.
+    What ended because of it waits for it once more. None: the tenant has no such job.
 
     Raises:
-        WrongStateError: the job is not in such a state, or its campaign is cancelled.
+        WrongStateError: the job is not in such a state, its campaign is cancelled, or what it
+            needs has not succeeded.
     """
     with engine.begin() as connection:
         row = connection.execute(
@@ -100,6 +103,9 @@ def retry_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> str | None:
             raise WrongStateError(row.status)
         if row.cancelled_at is not None:
             raise WrongStateError("part of a cancelled campaign")
+        unmet = needs.unmet(connection, job_id)
+        if unmet is not None:
+            raise WrongStateError(unmet)
         connection.execute(
             text(
                 """
@@ -111,8 +117,9 @@ def retry_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> str | None:
             ),
             {"id": job_id, "more": RETRY_ATTEMPTS},
         )
-        moved = (row.campaign_id, JobStatus(row.status), JobStatus.QUEUED)
-        counters.add(connection, job_id, counters.moves([moved]))
+        moves = [(row.campaign_id, JobStatus(row.status), JobStatus.QUEUED)]
+        moves += needs.revive(connection, job_id, RETRY_ATTEMPTS)
+        counters.add(connection, job_id, counters.moves(moves))
         connection.execute(
             # The campaign may have ended long ago, and its counters been checked for the last time.
             text(
@@ -237,8 +244,12 @@ def _cancel_not_started(engine: Engine, campaign_id: UUID) -> Iterator[int]:
                 ),
                 {"campaign_id": campaign_id, "behind": behind, "size": CHUNK},
             ).all()
-            moved = [(campaign_id, JobStatus(row.status), JobStatus.CANCELLED) for row in rows]
-            counters.add(connection, campaign_id, counters.moves(moved))
+            moves: list[needs.Move] = [
+                (campaign_id, JobStatus(row.status), JobStatus.CANCELLED) for row in rows
+            ]
+            ended = [row.id for row in rows]
+            moves += needs.follow(connection, ended, needs.lock(connection, ended, wait=False))
+            counters.add(connection, campaign_id, counters.moves(moves))
         yield len(rows)
         if not rows:
             return

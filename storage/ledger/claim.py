@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import OperationalError
 
 from storage import counters
-from storage.lifecycle import JobStatus
+from storage.ledger import needs
+from storage.lifecycle import FINAL, JobStatus
 
 CANCEL_CHANNEL = "presswork_cancel"
 """NOTIFY with a claim's id: one of its jobs is to be cancelled."""
@@ -43,6 +44,7 @@ class ClaimedJob:
     """A job this worker may run: with its own ``request``, or as part of a campaign."""
 
     id: UUID
+    tenant_id: UUID
     kind: str
     attempt: int
     request: dict[str, Any] | None
@@ -140,6 +142,10 @@ def _claim(
         )
         if not taken:
             continue
+        ended = [job.id for job in taken if job.status in FINAL]
+        if ended:
+            moves = needs.follow(connection, ended, needs.lock(connection, ended, wait=False))
+            counters.add(connection, claim_id, counters.moves(moves), following=True)
         batch = _batch(claim_id, batch_key, lease_s, taken)
         if not batch.jobs:
             # Commit, and look again: two that go on with counters locked could deadlock. (All of
@@ -224,7 +230,7 @@ def _take(
 
 
 _COLUMNS = """
-    jobs.id, jobs.campaign_id, jobs.status, jobs.kind, jobs.attempts, jobs.request,
+    jobs.id, jobs.tenant_id, jobs.campaign_id, jobs.status, jobs.kind, jobs.attempts, jobs.request,
     jobs.creative_id, creatives.name, creatives.parameters, recipients.key, recipients.data
 """
 _PARTS = """
@@ -310,6 +316,7 @@ def _batch(claim_id: UUID, batch_key: str, lease_s: float, rows: Sequence[Row[An
     jobs = tuple(
         ClaimedJob(
             id=row.id,
+            tenant_id=row.tenant_id,
             kind=row.kind,
             attempt=row.attempts,
             request=row.request,

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import OperationalError
 
 from storage import counters, orphans
-from storage.lifecycle import JobStatus, WaitReason
+from storage.ledger import needs
+from storage.lifecycle import FINAL, JobStatus, WaitReason
 
 BACKOFF_FIRST_S = 5.0
 BACKOFF_MOST_S = 300.0
@@ -89,7 +90,14 @@ def _finish(engine: Engine, claim_id: UUID, outcomes: Sequence[Outcome]) -> dict
     with engine.begin() as connection:
         held = connection.execute(_LOCK, {"claim_id": claim_id, "ids": list(by_job)}).all()
         changes = {row.id: _change(row, by_job[row.id]) for row in held}
-        _record(connection, claim_id, changes, by_job)
+        locked = needs.lock(connection, [row.id for row in held if row.is_needed])
+        needed = _record(connection, claim_id, changes, by_job)
+        if needed:
+            # Whatever has been submitted since the jobs were locked: no lock may be waited for now.
+            late = needed - {row.id for row in held if row.is_needed}
+            locked += needs.lock(connection, late, wait=False)
+            moves = counters.moves(needs.follow(connection, needed, locked))
+            counters.add(connection, claim_id, moves, following=True)
         left = {job_id: change.status for job_id, change in changes.items()}
         left |= _done_before(connection, claim_id, by_job.keys() - changes.keys())
         if any(left.get(job_id) is not JobStatus.SUCCEEDED for job_id in by_job):
@@ -105,7 +113,8 @@ _LOCK = text(
         -- Before the jobs, as whoever takes an expired lease does, and whose it is.
         SELECT id FROM claims WHERE id = :claim_id FOR UPDATE
     )
-    SELECT jobs.id, attempts, max_attempts, cancel_requested
+    SELECT jobs.id, attempts, max_attempts, cancel_requested,
+           EXISTS (SELECT FROM job_needs WHERE need_id = jobs.id) AS is_needed
     FROM claim JOIN jobs ON jobs.claim_id = claim.id
     WHERE jobs.id = ANY(:ids) AND status = 'running'
     ORDER BY jobs.id FOR UPDATE OF jobs
@@ -140,8 +149,11 @@ def _record(
     claim_id: UUID,
     changes: Mapping[UUID, _Change],
     outcomes: Mapping[UUID, Outcome],
-) -> None:
-    """Write it all down in one statement: jobs, artifacts, progress, and that the claim is over."""
+) -> set[UUID]:
+    """Write it all down in one statement: jobs, artifacts, progress, and that the claim is over.
+
+    Gives the jobs that have ended and that others need.
+    """
     artifacts = [
         {"job_id": str(job_id), "index": index, **vars(artifact)}
         for job_id, change in changes.items()
@@ -159,8 +171,10 @@ def _record(
             "changes": json.dumps([_as_json(*change) for change in changes.items()]),
             "artifacts": json.dumps(artifacts, default=dict),
         },
-    ).scalars()
-    assert set(moved) == set(changes), "rows that we hold locked cannot have changed"
+    ).all()
+    moved_ids = {row.id for row in moved}
+    assert moved_ids == set(changes), "rows that we hold locked cannot have changed"
+    return {row.id for row in moved if row.is_needed and row.status in FINAL}
 
 
 def _as_json(job_id: UUID, change: _Change) -> dict[str, Any]:
@@ -222,7 +236,8 @@ _RECORD = text(
                 AND id NOT IN (SELECT id FROM moved)
         )
     )
-    SELECT id FROM moved
+    SELECT id, status, EXISTS (SELECT FROM job_needs WHERE need_id = moved.id) AS is_needed
+    FROM moved
     """  # noqa: S608 (constants)
 )
 

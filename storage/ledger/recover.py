@@ -7,7 +7,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, text
 
 from storage import counters, orphans
-from storage.lifecycle import JobStatus
+from storage.ledger import needs
+from storage.lifecycle import FINAL, JobStatus
 
 PROMOTED_AT_ONCE = 1000
 HUNG_S = 5.0
@@ -75,16 +76,15 @@ def _take_back(connection: Connection, claim_id: UUID) -> int:
                     'code', 'lease_expired',
                     'message', 'the worker stopped answering during the last attempt') END
             FROM held WHERE jobs.id = held.id AND jobs.status = 'running'
-            RETURNING jobs.campaign_id, jobs.status
+            RETURNING jobs.id, jobs.campaign_id, jobs.status
             """
         ),
         {"claim_id": claim_id},
     ).all()
-    counters.add(
-        connection,
-        claim_id,
-        counters.moves((row.campaign_id, JobStatus.RUNNING, JobStatus(row.status)) for row in rows),
-    )
+    moves = [(row.campaign_id, JobStatus.RUNNING, JobStatus(row.status)) for row in rows]
+    ended = [row.id for row in rows if row.status in FINAL]
+    moves += needs.follow(connection, ended, needs.lock(connection, ended))
+    counters.add(connection, claim_id, counters.moves(moves))
     return len(rows)
 
 

@@ -1,19 +1,19 @@
-"""How work enters: single jobs, campaigns with their recipients, and the fan-out into jobs."""
+"""How work enters: single jobs, and campaigns with their recipients."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import Connection, Engine, insert, select, text
+from sqlalchemy import Connection, Engine, func, insert, literal_column, select, text
 from sqlalchemy.exc import IntegrityError
 
-from storage import counters
 from storage.ids import recipient_ids
+from storage.ledger import new_needs
+from storage.ledger.new_needs import NeedBusyError
 from storage.lifecycle import CampaignStatus, JobStatus, WaitReason
 from storage.tables import Campaign, Creative, Job
 
@@ -41,7 +41,7 @@ class NoRecipientsError(Exception):
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job outside of any campaign, its request complete."""
+    """A job outside of any campaign, its request complete; ``needs`` are the jobs it names."""
 
     tenant_id: UUID
     kind: str
@@ -50,17 +50,22 @@ class NewJob:
     request: dict[str, Any]
     priority: int = 0
     idempotency_key: str | None = None
+    needs: Collection[UUID] = ()
 
 
 @dataclass(frozen=True)
 class NewCreative:
-    """One creative of a new campaign; ``parameters`` as the fan-out's reader expects them."""
+    """One creative of a new campaign; ``parameters`` as the fan-out's reader expects them.
+
+    ``needs`` are the names of others, in no circle.
+    """
 
     name: str
     kind: str
     pool: str
     batch_key: str
     parameters: dict[str, Any]
+    needs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -98,24 +103,47 @@ class RecipientRow(Protocol):
 def submit_job(engine: Engine, job: NewJob) -> UUID:
     """Queue ``job`` and give its id; the first one's id if its idempotency key is known.
 
+    With needs that have yet to succeed it waits for them.
+
     Raises:
         IdempotencyConflictError: the key belongs to another request.
+        NeedError: it needs what there is not, or what has ended without success.
+        TooDeepError: too many others stand in a row before it.
     """
-    try:
-        with engine.begin() as connection:
-            earlier = _earlier_job(connection, job)
-            if earlier:
+    while True:
+        try:
+            with engine.begin() as connection:
+                return _earlier_job(connection, job) or _insert_job(connection, job)
+        except NeedBusyError as busy:
+            new_needs.wait(engine, busy.need_id)
+        except IntegrityError:
+            # Somebody submitted under the same key since we looked.
+            with engine.begin() as connection:
+                earlier = _earlier_job(connection, job)
+                if earlier is None:
+                    raise
                 return earlier
-            return connection.execute(
-                insert(Job).values(**vars(job), status=JobStatus.QUEUED).returning(Job.id)
-            ).scalar_one()
-    except IntegrityError:
-        # Somebody submitted under the same key since we looked.
-        with engine.begin() as connection:
-            earlier = _earlier_job(connection, job)
-            if earlier is None:
-                raise
-            return earlier
+
+
+def _insert_job(connection: Connection, job: NewJob) -> UUID:
+    values: dict[str, Any] = {**vars(job), "status": JobStatus.QUEUED}
+    del values["needs"]
+    if job.needs:
+        if not new_needs.hold(connection, job.tenant_id, job.needs):
+            values |= {
+                "status": JobStatus.WAITING,
+                "wait_reason": WaitReason.NEED,
+                # Not by time: it never comes up for `recover.promote`.
+                "available_at": literal_column("CAST('infinity' AS timestamptz)"),
+            }
+        # Above those of its needs, even if the clock was set back since they came.
+        behind = func.uuid_extract_timestamp(max(job.needs)) - func.clock_timestamp()
+        shift = func.greatest(text("interval '0'"), behind + text("interval '1 ms'"))
+        values["id"] = func.uuidv7(shift)
+    job_id: UUID = connection.execute(insert(Job).values(**values).returning(Job.id)).scalar_one()
+    if job.needs:
+        new_needs.add(connection, job_id, job.needs)
+    return job_id
 
 
 def _earlier_job(connection: Connection, job: NewJob) -> UUID | None:
@@ -160,7 +188,7 @@ def submit_campaign(
 ) -> UUID:
     """Store the campaign and stream its recipients into SQL; all of it or nothing.
 
-    Its jobs come later, by `fan_out`. Whatever ``recipients`` raises undoes everything.
+    Its jobs come later, by `fanout.fan_out`. Whatever ``recipients`` raises undoes everything.
 
     Raises:
         DuplicateRecipientsError: naming each key and the lines on which it stands.
@@ -217,10 +245,22 @@ def _insert_campaign(connection: Connection, campaign: NewCampaign) -> UUID:
         insert(Creative),
         [
             {"campaign_id": campaign_id, "ordinal": ordinal, **vars(creative)}
-            for ordinal, creative in enumerate(campaign.creatives)
+            for ordinal, creative in enumerate(_needs_first(campaign.creatives))
         ],
     )
     return campaign_id
+
+
+def _needs_first(creatives: Sequence[NewCreative]) -> list[NewCreative]:
+    """In their order, but each behind what it needs: so are the ids of its jobs."""
+    left, ordered = list(creatives), list[NewCreative]()
+    while left:
+        there = {creative.name for creative in ordered}
+        ready = next((creative for creative in left if there.issuperset(creative.needs)), None)
+        assert ready is not None, "needs go in a circle"
+        ordered.append(ready)
+        left.remove(ready)
+    return ordered
 
 
 def _copy_recipients(
@@ -263,101 +303,3 @@ def _duplicates(connection: Connection, campaign_id: UUID) -> list[tuple[str, li
         {"id": campaign_id, "shown": DUPLICATES_SHOWN},
     )
     return [(key, list(lines)) for key, lines in rows]
-
-
-@dataclass(frozen=True)
-class FannedOut:
-    """A campaign whose jobs have just become visible."""
-
-    campaign_id: UUID
-    jobs: int
-
-
-FAN_OUT_IDLE_S = 30
-
-
-def fan_out(engine: Engine) -> Iterator[FannedOut]:
-    """Make the jobs of every campaign that waits for it, one transaction each.
-
-    The lock on the campaign's row is the lease: others skip it, it ends with the connection, and
-    a process that stalls while it holds it is cut off by the server after ``FAN_OUT_IDLE_S``. A
-    fan-out that was interrupted has left nothing behind, and the next caller does it again.
-    """
-    while True:
-        with engine.begin() as connection:
-            connection.exec_driver_sql(
-                f"SET LOCAL idle_in_transaction_session_timeout = '{FAN_OUT_IDLE_S}s'"
-            )
-            campaign_id = connection.execute(
-                text(
-                    """
-                    SELECT id FROM campaigns WHERE status = 'compiling'
-                    -- Not the oldest: one that fails must not hold up the others for ever.
-                    ORDER BY random() LIMIT 1 FOR UPDATE SKIP LOCKED
-                    """
-                )
-            ).scalar()
-            if campaign_id is None:
-                return
-            done = _fan_out_one(connection, campaign_id)
-        yield done
-
-
-def _fan_out_one(connection: Connection, campaign_id: UUID) -> FannedOut:
-    # Made before its run window opens, its jobs wait for that.
-    opens_at = connection.execute(
-        text(
-            """
-            SELECT CASE WHEN closes_at <= clock_timestamp() THEN reopens_at END
-            FROM campaigns WHERE id = :id
-            """
-        ),
-        {"id": campaign_id},
-    ).scalar()
-    status = JobStatus.QUEUED if opens_at is None else JobStatus.WAITING
-    jobs = connection.execute(
-        text(
-            """
-            INSERT INTO jobs (id, tenant_id, campaign_id, creative_id, recipient_id,
-                              kind, pool, batch_key, status, wait_reason, available_at)
-            SELECT CAST(left(CAST(recipients.id AS text), 32) ||
-                            lpad(to_hex(CAST(creatives.ordinal AS int)), 4, '0') AS uuid),
-                   campaigns.tenant_id, campaigns.id, creatives.id, recipients.id,
-                   creatives.kind, creatives.pool, creatives.batch_key,
-                   :status, :wait_reason, CAST(:opens_at AS timestamptz)
-            FROM campaigns
-            JOIN recipients ON recipients.campaign_id = campaigns.id
-            JOIN creatives ON creatives.campaign_id = campaigns.id
-            WHERE campaigns.id = :id
-            -- In the order of the new ids, so that indexes grow at their ends.
-            ORDER BY recipients.id, creatives.ordinal
-            """
-        ),
-        {
-            "id": campaign_id,
-            "status": status,
-            "wait_reason": WaitReason.WINDOW if opens_at else None,
-            "opens_at": opens_at,
-        },
-    ).rowcount
-    connection.execute(
-        text(
-            """
-            UPDATE campaigns SET status = 'running', jobs = :jobs, compiled_at = clock_timestamp()
-            WHERE id = :id AND status = 'compiling'
-            """
-        ),
-        {"id": campaign_id, "jobs": jobs},
-    )
-    counters.add(connection, campaign_id, Counter({(campaign_id, status): jobs}))
-    return FannedOut(campaign_id, jobs)
-
-
-def refresh_statistics(engine: Engine) -> None:
-    """Tell the planner of what has come in bulk, instead of leaving it to autovacuum's next visit.
-
-    It also makes sessions drop the plans that they have kept from when the tables were small: with
-    those a claim from 300,000 jobs took 700 ms instead of 2.
-    """
-    with engine.begin() as connection:
-        connection.exec_driver_sql("ANALYZE jobs, recipients")

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, text
 
 from storage import counters
+from storage.ledger import needs
 from storage.ledger.claim import LOOK_AGAIN_S
 from storage.lifecycle import JobStatus
 
@@ -125,11 +126,10 @@ def hold(engine: Engine, campaign_id: UUID, after: UUID = FIRST) -> UUID | None:
             ),
             {"id": campaign_id, "after": after, "size": CHUNK, "look_again_s": LOOK_AGAIN_S},
         ).all()
-        counters.add(
-            connection,
-            campaign_id,
-            counters.moves(
-                (campaign_id, JobStatus(row.before), JobStatus(row.status)) for row in rows
-            ),
-        )
+        moves: list[needs.Move] = [
+            (campaign_id, JobStatus(row.before), JobStatus(row.status)) for row in rows
+        ]
+        ended = [row.id for row in rows if row.status == JobStatus.EXPIRED]
+        moves += needs.follow(connection, ended, needs.lock(connection, ended, wait=False))
+        counters.add(connection, campaign_id, counters.moves(moves))
         return max((row.id for row in rows), default=None)

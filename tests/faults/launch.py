@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 
 from storage import objects, orphans
-from storage.ledger import claim, finish, submit
+from storage.ledger import claim, fanout, finish, submit
 from storage.objects import ObjectStore
 from tests.faults import orders
 from tests.faults.orders import Post
@@ -228,7 +228,7 @@ def _run_sweeper(post: Post) -> None:
 
     name_commit = _mark_commits(post)
     _mark(submit, "store_campaign", after=lambda: name_commit("store-commit"))
-    _mark(submit, "_fan_out_one", after=lambda: name_commit("fan-out-commit"))
+    _mark(fanout, "_fan_out_one", after=lambda: name_commit("fan-out-commit"))
     # The same number of looks for orphans, without the hours in between.
     orphans.LOOK_AFTER_S = (0, 1, 2, 3, 4)
     sys.argv[1:] = ["sweeper"]

@@ -14,17 +14,24 @@ import psycopg
 from sqlalchemy import Connection, Engine, Row, event, text
 
 from storage import counters
-from storage.ledger import claim, finish, submit
+from storage.ledger import claim, fanout, finish, submit
 from storage.ledger.claim import Batch
 from storage.ledger.finish import Failed, NewArtifact, Outcome, Released, Succeeded
 from storage.ledger.submit import NewCampaign, NewCreative, NewJob
 from storage.lifecycle import FINAL, JobStatus
+from storage.tables import Job
 
 POOL = "default"
 LEASE_S = 60.0
 """Longer than any test takes: leases end when a test says so."""
 LIMIT_S = 30.0
 """How long a test waits for another thread before it has failed."""
+
+_COLUMNS = [column.name for column in Job.__table__.columns if column.name != "available_at"]
+# Of a job that waits for a need it is beyond what Python knows.
+_TIME = "nullif(available_at, 'infinity') AS available_at"
+JOBS = f"SELECT {', '.join(_COLUMNS)}, {_TIME} FROM jobs"  # noqa: S608 (our own words)
+"""All that SQL knows about jobs."""
 
 T = TypeVar("T")
 
@@ -61,10 +68,14 @@ def submit_jobs(
 def new_campaign(tenant_id: UUID, *batch_keys: str, **changes: Any) -> NewCampaign:
     """A campaign with one creative per batch key: ``a``, or those given."""
     creatives = [
-        NewCreative(f"creative{number}", "image", POOL, key, {"prompt": "mug"})
-        for number, key in enumerate(batch_keys or ["a"])
+        new_creative(f"creative{number}", key) for number, key in enumerate(batch_keys or ["a"])
     ]
     return NewCampaign(tenant_id, "Test", creatives, **changes)
+
+
+def new_creative(name: str, batch_key: str, *needs: str) -> NewCreative:
+    """One thing to make for each recipient, from what those it needs make."""
+    return NewCreative(name, "image", POOL, batch_key, {"prompt": "mug"}, needs)
 
 
 def submit_campaign(engine: Engine, tenant_id: UUID, recipients: int, *batch_keys: str) -> UUID:
@@ -77,7 +88,7 @@ def submit_campaign(engine: Engine, tenant_id: UUID, recipients: int, *batch_key
 
 def fan_out(engine: Engine) -> dict[UUID, int]:
     """Run the fan-out until nothing waits for it; jobs made, by campaign."""
-    return {done.campaign_id: done.jobs for done in submit.fan_out(engine)}
+    return {done.campaign_id: done.jobs for done in fanout.fan_out(engine)}
 
 
 def take(
@@ -153,8 +164,12 @@ def expire(engine: Engine, claim_id: UUID) -> None:
 
 
 def let_wait_end(engine: Engine) -> None:
-    """Let every waiting job's time have come."""
-    execute(engine, "UPDATE jobs SET available_at = clock_timestamp() WHERE status = 'waiting'")
+    """Let the time of every job have come that waits for a time."""
+    execute(
+        engine,
+        "UPDATE jobs SET available_at = clock_timestamp()"
+        " WHERE status = 'waiting' AND wait_reason <> 'need'",
+    )
 
 
 def execute(engine: Engine, sql: str, **values: Any) -> None:
@@ -177,7 +192,7 @@ def value(engine: Engine, sql: str, **values: Any) -> Any:
 
 def job_row(engine: Engine, job_id: UUID) -> Row[Any]:
     """All that SQL knows about a job."""
-    [row] = rows(engine, "SELECT * FROM jobs WHERE id = :id", id=job_id)
+    [row] = rows(engine, f"{JOBS} WHERE id = :id", id=job_id)
     return row
 
 
@@ -208,13 +223,24 @@ def check_books(engine: Engine) -> None:
     made_by = Counter(row.job_id for row in rows(engine, "SELECT job_id FROM artifacts"))
     claims = {row.id for row in rows(engine, "SELECT id FROM claims")}
     held = set()
-    for job in rows(engine, "SELECT * FROM jobs"):
+    for job in rows(engine, JOBS):
         assert (job.finished_at is not None) == (job.status in FINAL)
         assert bool(made_by[job.id]) == (job.status == JobStatus.SUCCEEDED)
         assert 0 <= job.attempts <= job.max_attempts
         if job.status == JobStatus.RUNNING:
             held.add(job.claim_id)
     assert held == claims, "a claim lives exactly as long as it has running jobs"
+    for job in rows(
+        engine,
+        "SELECT jobs.id, status, wait_reason, array("
+        " SELECT need.status FROM job_needs JOIN jobs AS need ON need.id = need_id"
+        " WHERE job_id = jobs.id) AS needs FROM jobs"
+        " WHERE id IN (SELECT job_id FROM job_needs)",
+    ):
+        unmet = set(job.needs) - {JobStatus.SUCCEEDED}
+        waits = job.wait_reason == "need"
+        assert waits == bool(unmet) or job.status in FINAL, "it waits for as long as it has to"
+        assert not (waits and unmet & FINAL), "nothing waits for what has ended badly"
 
 
 def together(*calls: Callable[[], T]) -> list[T]:

@@ -12,7 +12,7 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine
 
 from storage import tenants, views
-from storage.ledger import cancel, recover, submit
+from storage.ledger import cancel, fanout, recover, submit
 from storage.ledger.cancel import WrongStateError
 from storage.ledger.claim import CANCEL_CHANNEL, Batch
 from storage.ledger.finish import Outcome, Released
@@ -397,7 +397,7 @@ def test_cancel_during_the_fan_out(engine: Engine, tenant_id: UUID) -> None:
             wait_until_blocked(engine, connection_of(connection).info.backend_pid)
 
         with at_commit(engine, hold):
-            assert next(submit.fan_out(engine)).jobs == 5
+            assert next(fanout.fan_out(engine)).jobs == 5
         assert cancelled[0].result(LIMIT_S)
     cancel_all_flagged(engine)
     assert counts(engine, campaign_id) == {CANCELLED: 5}

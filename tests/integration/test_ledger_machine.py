@@ -10,6 +10,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -18,12 +19,14 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection, Engine
 
 from storage import tenants
-from storage.ledger import cancel, claim, finish, recover, submit, windows
+from storage.ledger import cancel, claim, fanout, finish, recover, submit, windows
 from storage.ledger.cancel import RETRY_ATTEMPTS, WrongStateError
 from storage.ledger.claim import Batch
 from storage.ledger.finish import Outcome, Released
+from storage.ledger.new_needs import NeedError
 from storage.lifecycle import CANCELLABLE, FINAL, RETRYABLE, TRANSITIONS, JobStatus
 from tests.integration.ledger_cases import (
+    JOBS,
     LEASE_S,
     at_commit,
     broken,
@@ -53,7 +56,10 @@ ENDS = st.sampled_from(["succeeded", "retryable", "retryable", "hopeless", "rele
 MOST = 4
 STEPS_S = st.sampled_from([-3600, 3600])
 WAIT_S = 1000.0
-"""How long a backoff takes here: far from 0 after any number of clock steps, as leases are."""
+"""How long a backoff or a closed window takes here: far from 0 after any number of clock steps, as
+leases are."""
+FOR_A_NEED = float("inf")
+BAD = FINAL - {SUCCEEDED}
 
 T = TypeVar("T")
 
@@ -78,6 +84,8 @@ class ModelJob:
     flagged: bool = False
     claim_id: UUID | None = None
     wait_s: float = 0.0
+    needs: frozenset[UUID] = frozenset()
+    followed: bool = False  # it has ended because of a need
 
     def end(self, how: str) -> None:
         """What its holder's finish makes of it."""
@@ -142,8 +150,8 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         execute(
             self.engine,
-            "TRUNCATE tenants, campaigns, creatives, recipients, claims, jobs, artifacts,"
-            " campaign_counters, api_keys, schedules, schedule_runs",
+            "TRUNCATE tenants, campaigns, creatives, recipients, claims, jobs, job_needs,"
+            " artifacts, campaign_counters, api_keys, schedules, schedule_runs",
         )
         with self.engine.begin() as connection:
             self.tenant_id = tenants.ensure(connection, "machine")
@@ -180,12 +188,50 @@ class LedgerMachine(RuleBasedStateMachine):
         """Whether the run window of the job's campaign has ended."""
         return job.campaign_id in self.closed
 
-    @rule(key=KEYS, priority=st.integers(-1, 1))
-    def submit_job(self, key: str, priority: int) -> None:
-        """A single job comes in."""
-        job = new_job(self.tenant_id, key, priority=priority)
+    def follow(self) -> None:
+        """What waits for jobs that have ended goes the same way."""
+        for job in sorted(self.in_status(WAITING), key=lambda job: job.id):
+            if job.wait_s < FOR_A_NEED:
+                continue
+            ends = {self.jobs[need].status for need in job.needs}
+            if ends & BAD:
+                job.status = CANCELLED if ends & BAD == {CANCELLED} else FAILED
+                job.followed = True
+            elif ends == {SUCCEEDED}:
+                job.status = QUEUED
+
+    def revive(self) -> None:
+        """What ended with a job that is tried again waits for it."""
+        for job in sorted(self.in_status(FAILED, CANCELLED), key=lambda job: job.id):
+            if job.followed and not {self.jobs[need].status for need in job.needs} & BAD:
+                job.status, job.followed, job.wait_s = WAITING, False, FOR_A_NEED
+                job.max_attempts = job.attempts + RETRY_ATTEMPTS
+                job.flagged = job.solo = False
+                job.claim_id = None
+
+    @initialize(lengths=st.lists(st.integers(1, 3), min_size=3, max_size=3), key=KEYS)
+    def start(self, lengths: list[int], key: str) -> None:
+        """Some jobs are there that need one another."""
+        for length in lengths:
+            for number in range(length):
+                self.submit_job(key, 0, list(range(number)))
+
+    @rule(key=KEYS, priority=st.integers(-1, 1), numbers=st.lists(ANY, max_size=3))
+    def submit_job(self, key: str, priority: int, numbers: list[int]) -> None:
+        """A single job comes in, that may need others."""
+        unfinished = self.in_status(QUEUED, WAITING, RUNNING)
+        some = unfinished or list(self.jobs.values())
+        needs = {job.id: job.status for job in (pick(some, each) for each in numbers if some)}
+        job = new_job(self.tenant_id, key, priority=priority, needs=tuple(needs))
+        if BAD & set(needs.values()):
+            with pytest.raises(NeedError):
+                submit.submit_job(self.engine, job)
+            return
         job_id = submit.submit_job(self.engine, job)
-        self.jobs[job_id] = ModelJob(job_id, None, key, priority)
+        model = ModelJob(job_id, None, key, priority, needs=frozenset(needs))
+        if set(needs.values()) - {SUCCEEDED}:
+            model.status, model.wait_s = WAITING, FOR_A_NEED
+        self.jobs[job_id] = model
 
     @rule(recipients=st.integers(1, 3), keys=st.lists(KEYS, min_size=1, max_size=2))
     def submit_campaign(self, recipients: int, keys: list[str]) -> None:
@@ -208,8 +254,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for campaign_id in wanted:
             job_ids = campaign_jobs(self.engine, campaign_id)
             for job_id, key in zip(job_ids, self.compiling[campaign_id], strict=True):
-                status = WAITING if campaign_id in self.closed else QUEUED
-                self.jobs[job_id] = ModelJob(job_id, campaign_id, key, status=status)
+                self.jobs[job_id] = job = ModelJob(job_id, campaign_id, key)
+                if campaign_id in self.closed:
+                    job.status, job.wait_s = WAITING, WAIT_S
         self.compiling.clear()
 
     @rule(size=st.integers(1, MOST), prefer=st.none() | KEYS, after=st.none() | KEYS)
@@ -229,6 +276,8 @@ class LedgerMachine(RuleBasedStateMachine):
             for row in dropped:
                 barred_job = self.jobs[row.id]
                 barred_job.status = CANCELLED if self.doomed(barred_job) else WAITING
+                barred_job.wait_s = WAIT_S
+            self.follow()
             assert all(self.jobs[job_id].status is QUEUED for job_id in found)
             assert not {job.id for job in barred} & set(found)
             assert len({self.jobs[job_id].key for job_id in found}) <= 1
@@ -282,6 +331,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 if job.status is SUCCEEDED:
                     self.artifacts.add((job_id, batch.claim_id))
             expected[job_id] = job.status
+        self.follow()
         outcomes = [outcome(how, job_id, batch.claim_id) for job_id, how in named.items()]
         if dies:
             with pytest.raises(CrashError), at_commit(self.engine, commit_and_die):
@@ -328,7 +378,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """Somebody dies before a COMMIT: nothing has happened."""
         calls: list[Callable[[], object]] = [
             lambda: take(self.engine, MOST),
-            lambda: list(submit.fan_out(self.engine)),
+            lambda: list(fanout.fan_out(self.engine)),
             lambda: recover.recover_claim(self.engine),
             lambda: recover.promote(self.engine),
             lambda: cancel.cancel_flagged(self.engine),
@@ -400,10 +450,10 @@ class LedgerMachine(RuleBasedStateMachine):
         found = {}
         while recovered := recover.recover_claim(self.engine):
             found[recovered.claim_id] = recovered.jobs
-        assert found == expected
-        for claim_id in expected:
-            for job in self.held_by(claim_id):
+            for job in self.held_by(recovered.claim_id):
                 job.lose()
+            self.follow()
+        assert found == expected
 
     @precondition(lambda self: self.in_status(WAITING))
     @rule()
@@ -420,7 +470,8 @@ class LedgerMachine(RuleBasedStateMachine):
         """The time of all waiting jobs comes."""
         let_wait_end(self.engine)
         for job in self.in_status(WAITING):
-            job.wait_s = -1
+            if job.wait_s < FOR_A_NEED:
+                job.wait_s = -1
 
     @precondition(lambda self: self.jobs)
     @rule(number=ANY)
@@ -435,22 +486,28 @@ class LedgerMachine(RuleBasedStateMachine):
             job.flagged = True
         else:
             job.status = CANCELLED
+        self.follow()
         assert cancel.cancel_job(self.engine, self.tenant_id, job.id) is job.status
 
     @precondition(lambda self: self.jobs)
     @rule(number=ANY)
     def retry_job(self, number: int) -> None:
-        """Somebody asks for a job again."""
+        """Somebody asks for a job again, often for one that has taken others along."""
+        fatal = {need for job in self.jobs.values() if job.followed for need in job.needs}
         job = pick(list(self.jobs.values()), number)
-        if job.status not in RETRYABLE or self.doomed(job):
+        if fatal and number % 4:
+            job = self.jobs[pick(sorted(fatal), number)]
+        unmet = {self.jobs[need].status for need in job.needs} - {SUCCEEDED}
+        if job.status not in RETRYABLE or self.doomed(job) or unmet:
             with pytest.raises(WrongStateError):
                 cancel.retry_job(self.engine, self.tenant_id, job.id)
             return
         assert cancel.retry_job(self.engine, self.tenant_id, job.id) == "default"
         job.status = QUEUED
         job.max_attempts = job.attempts + RETRY_ATTEMPTS
-        job.flagged = job.solo = False
+        job.flagged = job.solo = job.followed = False
         job.claim_id = None
+        self.revive()
 
     @precondition(lambda self: self.campaigns)
     @rule(number=ANY)
@@ -473,7 +530,8 @@ class LedgerMachine(RuleBasedStateMachine):
         execute(
             self.engine,
             "UPDATE campaigns SET closes_at = clock_timestamp() + make_interval(hours => :hours),"
-            " reopens_at = clock_timestamp() + interval '2 hours' WHERE id = :id",
+            " reopens_at = clock_timestamp() + make_interval(secs => :wait_s) WHERE id = :id",
+            wait_s=WAIT_S,
             hours=0 if closed else 1,
             id=campaign_id,
         )
@@ -488,7 +546,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for campaign_id in windows.to_hold(self.engine):
             windows.hold(self.engine, campaign_id)
         for job in held:
-            job.status = WAITING
+            job.status, job.wait_s = WAITING, WAIT_S
 
     @rule()
     def cancel_flagged(self) -> None:
@@ -506,11 +564,12 @@ class LedgerMachine(RuleBasedStateMachine):
             job.flagged = True
             if job.status is not RUNNING:
                 job.status = CANCELLED
+        self.follow()
 
     @invariant()
     def the_ledger_equals_the_model(self) -> None:
         """Every job is where the model has it, and came there by an allowed way."""
-        found = {row.id: row for row in rows(self.engine, "SELECT * FROM jobs")}
+        found = {row.id: row for row in rows(self.engine, JOBS)}
         assert found.keys() == self.jobs.keys()
         for job in self.jobs.values():
             row = found[job.id]
@@ -542,7 +601,7 @@ def test_the_ledger_equals_its_model(engine: Engine) -> None:
     run_state_machine_as_test(
         LedgerMachine,
         settings=settings(
-            max_examples=30,
+            max_examples=50,
             stateful_step_count=50,
             deadline=None,
             derandomize=True,

@@ -43,10 +43,10 @@ def test_only_queued_is_claimed() -> None:
 
 
 def test_final_states_are_left_by_retry_only() -> None:
-    """A final job can at most be queued again; every other status can still go several ways."""
+    """A final job can at most be queued or wait again; every other one can go several ways."""
     for status, targets in TRANSITIONS.items():
         if status in FINAL:
-            assert targets <= {JobStatus.QUEUED}
+            assert targets <= {JobStatus.QUEUED, JobStatus.WAITING}
         else:
             assert JobStatus.CANCELLED in targets
             assert len(targets) > 1
