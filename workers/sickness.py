@@ -4,9 +4,11 @@ import errno
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from uuid import UUID
 
 import torch
 
+from storage.ledger.finish import Released
 from storage.objects import ClockSkewError
 
 
@@ -48,6 +50,13 @@ _DISK_TEXT = "No space left on device"
 def sickness_of(error: BaseException) -> Sickness | None:
     """The worker's own trouble, found in an error or in what caused it; None: there is none."""
     return next((found for one in _causes(error) if (found := _sickness(one))), None)
+
+
+def released(job_id: UUID, sickness: Sickness | None) -> Released:
+    """A job that goes back and costs no attempt: the trouble was not its own."""
+    if sickness is None:
+        return Released(job_id)
+    return Released(job_id, sickness.value, MESSAGES[sickness])
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -66,7 +66,12 @@ def start_run(services: Services, run_id: UUID, now: datetime) -> UUID | None:
             spec = campaign_file.from_mapping(dict(definition.campaign))
             with _recipients(services, run, definition, spec) as file:
                 campaign_id = submissions.store_campaign(
-                    connection, run.tenant_id, spec, file, window=_window(run, definition, now)
+                    services,
+                    connection,
+                    run.tenant_id,
+                    spec,
+                    file,
+                    window=_window(run, definition, now),
                 )
             schedule_runs.start(connection, run_id, campaign_id)
     except BadInputError as error:

@@ -1,0 +1,1 @@
+"""Uploaded pictures, which nobody trusts: checked, decoded apart, written anew, and stored."""
