@@ -1,7 +1,7 @@
 """What a family of models is to the runner: the protocol, and what passes through it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -22,16 +22,55 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Input:
+    """A file that a job starts from. A picture is a PNG that we have encoded ourselves."""
+
+    data: bytes
+    media_type: str
+    sha256: str
+    licence: str | None = None
+    attribution: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's files on this machine, checked; ``identity`` changes with its weights.
+
+    What its licence demands goes to the facts of all that is made with it.
+    """
+
+    identity: str
+    weight: float
+    files: Path
+    licence: str = ""
+    attribution: str | None = None
+
+
+@dataclass(frozen=True)
 class Item:
-    """One job as the family sees it. ``request`` is resolved: no field is left open."""
+    """One job as the family sees it. ``request`` is resolved: no field is left open.
+
+    ``inputs`` are the files that its references named, by field, in their order.
+    """
 
     job_id: UUID
     request: KindRequest
+    inputs: Mapping[str, Sequence[Input]] = field(default_factory=dict)
+    adapters: Sequence[Adapter] = ()
+
+    @property
+    def seed(self) -> int:
+        """The request's seed; the runner chooses one where the caller has not."""
+        assert self.request.seed is not None
+        return self.request.seed
 
 
 @dataclass(frozen=True)
 class Output:
-    """One finished file. ``facts`` are kept with the artifact: seed, width, height, model."""
+    """One finished file. ``facts`` are kept with the artifact, such as width and height.
+
+    Kind, model, revision, licence, seed, adapters and inputs are added by the runner.
+    """
 
     data: bytes
     media_type: str
@@ -59,6 +98,12 @@ M = TypeVar("M")
 
 class Family(Protocol[M]):
     """The code that runs one type of model. Leases, retries and storing are the runner's."""
+
+    tolerance: float
+    """By how much of full scale the same seed may differ alone and in a batch, in fp32; 0: not."""
+
+    def debug(self, folder: Path) -> None:
+        """Write the files of a model with tiny seeded weights, that runs in a second on a CPU."""
 
     def load(self, files: Path, card: ModelCard, device: Device) -> M:
         """The model, ready on the device. ValueError: the files are not such a model."""

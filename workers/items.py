@@ -1,6 +1,7 @@
 """From claimed jobs to items: each job's request, complete."""
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from jobs.kinds.values import derived_seed
 from jobs.problems import BadInputError, from_validation
 from storage.ledger.claim import Batch, ClaimedJob
 from storage.ledger.finish import Failed
+from storage.models import ModelCard
 from workers.family import Item
 
 
@@ -48,3 +50,32 @@ def _request(job: ClaimedJob, parsed: dict[UUID, Creative]) -> KindRequest:
     if request.seed is None:
         request = request.model_copy(update={"seed": derived_seed(str(job.id))})
     return request
+
+
+def facts_of(item: Item, card: ModelCard) -> dict[str, Any]:
+    """What is kept with every output, whatever the family: what made it, and from what.
+
+    ``licence`` is an SPDX expression over the model, its adapters and what other models have made
+    that it started from; ``attribution`` is what they want to be said with the output.
+    """
+    sources = [given for inputs in item.inputs.values() for given in inputs]
+    parts = [card.licence, *(adapter.licence for adapter in item.adapters)]
+    parts += [part for given in sources for part in (given.licence or "").split(" AND ")]
+    licences = dict.fromkeys(part for part in parts if part)
+    facts: dict[str, Any] = {
+        "model": card.name,
+        "revision": card.revision,
+        "licence": " AND ".join(licences),
+        "seed": item.seed,
+    }
+    attribution = [card.attribution, *(adapter.attribution for adapter in item.adapters)]
+    attribution += [text for given in sources for text in given.attribution]
+    if any(attribution):
+        facts["attribution"] = list(dict.fromkeys(text for text in attribution if text))
+    if item.adapters:
+        facts["adapters"] = {adapter.identity: adapter.weight for adapter in item.adapters}
+    if item.inputs:
+        facts["inputs"] = {
+            field: [given.sha256 for given in inputs] for field, inputs in item.inputs.items()
+        }
+    return facts

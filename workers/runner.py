@@ -3,24 +3,28 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from jobs.registry.mirror import ModelFilesError
 from jobs.settings import Settings
-from storage.ledger import claim, finish
+from storage.ledger import claim, finish, needs
 from storage.ledger.claim import Batch
 from storage.ledger.finish import Failed, Outcome, Released, Succeeded
 from storage.lifecycle import JobStatus
 from storage.objects import ObjectStore, ObjectStoreError
 from workers.family import Device, Item, JobError
-from workers.generation import BatchContext, make
-from workers.items import items_of
+from workers.generation import MESSAGE_LENGTH, BatchContext, make
+from workers.inputs import Inputs
+from workers.items import facts_of, items_of
 from workers.memory import Room
 from workers.pulse import Held, Pulse
-from workers.resident import Residency
-from workers.sickness import MESSAGES, Sickness, sickness_of
+from workers.resident import LicenceEndedError, Residency
+from workers.sickness import Sickness, released, sickness_of
 from workers.stopping import Pause, wait
 from workers.writer import Writer
 
@@ -51,12 +55,15 @@ class Runner:
         self._pulse = pulse
         self._name = name
         self._stopping = stopping
-        self._residency = Residency(engine, settings.cache_dir, device)
+        self._residency = Residency(engine, objects, settings.cache_dir, device)
+        self._inputs = Inputs(objects, partial(needs.artifacts, engine))
         self._writer = Writer(objects, {"worker": name, "device": device.type}, stopping)
         self._room = Room(engine, device)
         self._batch_key: str | None = None
         self._key_since = 0.0
         self._pause = pause or Pause()
+        self._failed: set[UUID] = set()
+        """Jobs that might have gone well, since the last one that did."""
 
     @property
     def pause_s(self) -> float:
@@ -136,15 +143,19 @@ class Runner:
     def _outcomes(self, batch: Batch, held: Held) -> Iterator[Outcome]:
         """What became of each job; of those that a stop or a cancel left out, nothing."""
         items: list[Item] = []
-        for item in items_of(batch):
-            if isinstance(item, Failed):
-                yield item
-            else:
+        for item in self._inputs.given(batch, items_of(batch)):
+            if isinstance(item, Item):
                 items.append(item)
+            else:
+                yield item
         if not items:
             return
         try:
             resident = self._residency.get(items[0].request.model)
+            items = [
+                replace(item, adapters=self._residency.adapters(item.request.uses))
+                for item in items
+            ]
         except Exception as error:  # noqa: BLE001 (libraries raise what they like at a bad model)
             yield from self._not_loaded(batch, items, error)
             return
@@ -154,14 +165,15 @@ class Runner:
             if isinstance(made, JobError):
                 yield _not_made(item, made)
             else:
-                stored.append((item, self._writer.store(batch.claim_id, item.job_id, made)))
+                facts = facts_of(item, resident.card)
+                stored.append((item, self._writer.store(batch.claim_id, item.job_id, made, facts)))
         for item, upload in stored:
             try:
                 yield Succeeded(item.job_id, self._writer.result(upload))
             except ObjectStoreError as error:
                 # No fault of the job's: it goes back, and costs it no attempt.
                 _log.warning("job %s: could not be stored: %s", item.job_id, error)
-                yield _released(item, sickness_of(error))
+                yield released(item.job_id, sickness_of(error))
 
     def _not_loaded(
         self, batch: Batch, items: Sequence[Item], error: Exception
@@ -171,25 +183,51 @@ class Runner:
             # One line, that says what to do: the traceback tells no more.
             _log.error(
                 "claim %s: the disk is full (%s): free some space for %s, or set "
-                "PRESSWORK_CACHE_DIR; models of the hub lie in HF_HOME",
+                "PRESSWORK_CACHE_DIR",
                 batch.claim_id,
                 error,
                 self._settings.cache_dir,
             )
-            yield from (_released(item, sickness) for item in items)
+            yield from (released(item.job_id, sickness) for item in items)
+            return
+        if isinstance(error, LicenceEndedError):
+            for item in items:
+                yield Failed(item.job_id, "licence_ended", str(error), retry=False)
+            return
+        if isinstance(error, ObjectStoreError):
+            # No fault of the jobs': they go back, and it costs them no attempt.
+            _log.warning("claim %s: the model could not be fetched: %s", batch.claim_id, error)
+            yield from (released(item.job_id, sickness) for item in items)
             return
         _log.error("claim %s: the model could not be loaded", batch.claim_id, exc_info=error)
         lost = sickness is Sickness.DEVICE_ERROR
         code = Sickness.DEVICE_ERROR.value if lost else "model_not_loaded"
         message = f"the model could not be loaded ({type(error).__name__}); the log has it"
+        is_models = isinstance(error, ValueError) and not isinstance(error, ModelFilesError)
+        if is_models:
+            # The family's own words, about the model: no other worker could load it either. Where
+            # the files lie on this machine is nobody's business.
+            says = str(error).replace(f"{self._settings.cache_dir}/", "")
+            message = f"the model cannot be used: {says}"[:MESSAGE_LENGTH]
         for item in items:
-            yield Failed(item.job_id, code, message, retry=True)
+            yield Failed(item.job_id, code, message, retry=not is_models)
 
     def _note_health(self, outcomes: Collection[Outcome]) -> None:
-        """Pause, longer each time, after batches in which nothing succeeded but might have."""
+        """Pause, longer each time, after batches in which nothing succeeded but might have.
+
+        A single job that fails again and again is its own fault, and nobody else shall wait for it.
+        """
         if any(isinstance(outcome, Succeeded) for outcome in outcomes):
             self._pause.end()
-        elif any(isinstance(o, Released) or (isinstance(o, Failed) and o.retry) for o in outcomes):
+            self._failed.clear()
+            return
+        again = {o.job_id for o in outcomes if isinstance(o, Failed) and o.retry}
+        self._failed |= again
+        is_sick = any(
+            isinstance(o, Released) or (isinstance(o, Failed) and o.code in set(Sickness))
+            for o in outcomes
+        )
+        if is_sick or (again and len(self._failed) > 1):
             self._pause.lengthen()
             _log.warning("nothing came of this batch: claiming nothing for %.0f s", self.pause_s)
 
@@ -210,13 +248,7 @@ class Runner:
 
 def _not_made(item: Item, error: JobError) -> Outcome:
     if error.code == Sickness.DISK_FULL:
-        return _released(item, Sickness.DISK_FULL)
+        return released(item.job_id, Sickness.DISK_FULL)
     # Whichever of them it was: alone each does no harm to others.
     solo = error.code == Sickness.DEVICE_ERROR
     return Failed(item.job_id, error.code, error.message, error.retry, solo)
-
-
-def _released(item: Item, sickness: Sickness | None) -> Released:
-    if sickness is None:
-        return Released(item.job_id)
-    return Released(item.job_id, sickness.value, MESSAGES[sickness])

@@ -49,10 +49,10 @@ class Writer:
         self._threads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
 
     def store(
-        self, claim_id: UUID, job_id: UUID, outputs: Sequence[Output]
+        self, claim_id: UUID, job_id: UUID, outputs: Sequence[Output], facts: Mapping[str, Any]
     ) -> "Future[list[NewArtifact]]":
-        """Start storing; `result` waits for it."""
-        return self._threads.submit(self._store, claim_id, job_id, outputs)
+        """Start storing; `result` waits for it. ``facts`` are those of all of the outputs."""
+        return self._threads.submit(self._store, claim_id, job_id, outputs, facts)
 
     def result(self, upload: "Future[list[NewArtifact]]") -> list[NewArtifact]:
         """What was stored.
@@ -73,13 +73,15 @@ class Writer:
         """End, without waiting for an upload that nobody waits for."""
         self._threads.shutdown(wait=not self._stopping(), cancel_futures=True)
 
-    def _store(self, claim_id: UUID, job_id: UUID, outputs: Sequence[Output]) -> list[NewArtifact]:
+    def _store(
+        self, claim_id: UUID, job_id: UUID, outputs: Sequence[Output], shared: Mapping[str, Any]
+    ) -> list[NewArtifact]:
         artifacts = []
         for index, output in enumerate(outputs):
             digest = sha256_hex(output.data)
             key = artifact_key(claim_id, job_id, index, digest, output.media_type)
             self._put(claim_id, key, output)
-            facts = {**output.facts, **self._made_by}
+            facts = {**shared, **output.facts, **self._made_by}
             size = len(output.data)
             artifacts.append(NewArtifact(key, output.media_type, digest, size, facts))
         return artifacts

@@ -2,20 +2,29 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import pytest
 import torch
 from sqlalchemy import Engine, text
 
 from jobs.services import Services
 from jobs.submissions import JobSubmission, submit_job
-from workers.families.diffusion import generate
+from workers.families.diffusion import generate, load
+from workers.families.diffusion.capabilities import CAPABILITIES
 from workers.family import Device, Item
 from workers.pulse import Pulse
 from workers.runner import Runner
 
 NAME = "cpu-0@test"
+
+
+def make_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the debug model cannot batch."""
+    table = {name: replace(each, max_batch=1) for name, each in CAPABILITIES.items()}
+    monkeypatch.setattr(load, "CAPABILITIES", table)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from uuid import UUID
 
 import pytest
@@ -16,7 +15,7 @@ from jobs.devices import Slot
 from jobs.services import Services
 from jobs.standalone import Servers
 from storage.ledger import recover
-from tests.integration.batches import Generating, assert_on_device, jobs, submit
+from tests.integration.batches import Generating, assert_on_device, jobs, make_one_by_one, submit
 from tests.integration.ledger_cases import execute, let_wait_end, rows, value
 from tests.waiting import until
 from workers.families.diffusion import generate, load
@@ -90,7 +89,7 @@ def test_what_was_made_before_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Calls that went well are stored; those that were not begun go back as they came."""
-    monkeypatch.setattr(load, "BATCHES", MappingProxyType({}))
+    make_one_by_one(monkeypatch)
     first, poison, last = submit(services, tenant_id, {}, {"prompt": "poison"}, {})
     with pytest.raises(DeviceLostError):
         make_runner().run_next()

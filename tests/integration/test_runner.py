@@ -3,24 +3,26 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import MappingProxyType
+from datetime import date
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import Engine, text
 
+from jobs import requests
 from jobs.maintenance.orphans import collect_orphans
+from jobs.problems import BadInputError
 from jobs.services import Services
 from jobs.standalone import ports
-from storage import objects
+from storage import models, objects
 from storage.ledger import cancel, claim, recover
 from storage.objects import ObjectStore
-from tests.integration.batches import NAME, jobs, submit
+from tests.integration.batches import NAME, Generating, jobs, make_one_by_one, submit
 from tests.integration.ledger_cases import execute, expire, value
 from tests.s3_proxy import S3Proxy
 from tests.waiting import until
 from workers import writer
-from workers.families.diffusion import load
+from workers.families.diffusion import generate, load
 from workers.runner import Runner
 
 # diffusers 0.42 hands torch tensors to numpy 2 in its schedulers.
@@ -98,7 +100,7 @@ def test_a_stop_keeps_what_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a model that cannot batch, pictures made before the stop count; the others go back."""
-    monkeypatch.setattr(load, "BATCHES", MappingProxyType({}))
+    make_one_by_one(monkeypatch)
     submit(services, tenant_id, {}, {}, {}, {})
     asked: list[None] = []
 
@@ -118,7 +120,7 @@ def test_a_cancelled_mate_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A job that is cancelled while its batch is made ends cancelled, its mates succeed."""
-    monkeypatch.setattr(load, "BATCHES", MappingProxyType({}))
+    make_one_by_one(monkeypatch)
     first, last = submit(services, tenant_id, {}, {})
 
     def cancel_last() -> bool:
@@ -141,7 +143,8 @@ def test_one_bad_item_does_not_harm_its_mates(
 
     def without_negative(*arguments: object) -> load.Loaded:
         loaded = original(*arguments)  # type: ignore[arg-type]
-        return replace(loaded, arguments=loaded.arguments - {"negative_prompt"})
+        capabilities = replace(loaded.capabilities, negative_prompt=False)
+        return replace(loaded, capabilities=capabilities)
 
     monkeypatch.setattr(load, "load", without_negative)
     plain, negative = submit(services, tenant_id, {}, {"negative_prompt": "text"})
@@ -155,8 +158,8 @@ def test_one_bad_item_does_not_harm_its_mates(
 def test_a_model_that_cannot_be_loaded(
     services: Services, tenant_id: UUID, engine: Engine, make_runner: Callable[..., Runner]
 ) -> None:
-    """The job waits for another attempt and says why, without the worker's paths."""
-    (job_id,) = submit(services, tenant_id, {})
+    """Its jobs wait for another attempt and say why, without the worker's paths."""
+    job_ids = submit(services, tenant_id, {}, {})
     with engine.begin() as connection:
         connection.execute(
             text("UPDATE jobs SET request = jsonb_set(request, '{model}', :name)"),
@@ -164,8 +167,46 @@ def test_a_model_that_cannot_be_loaded(
         )
     runner = make_runner()
     assert runner.run_next()
-    assert jobs(engine) == {job_id: ("waiting", 1, "model_not_loaded")}
+    assert jobs(engine) == dict.fromkeys(job_ids, ("waiting", 1, "model_not_loaded"))
     assert runner.pause_s > 0
+
+
+def test_one_bad_job_keeps_nobody_waiting(
+    services: Services,
+    tenant_id: UUID,
+    make_runner: Callable[..., Runner],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a job that fails alone the worker goes on at once; after a second one it pauses."""
+
+    def fail(_: list[str]) -> None:
+        raise RuntimeError("not this one")
+
+    monkeypatch.setattr(generate, "generate", Generating(fail))
+    runner = make_runner()
+    submit(services, tenant_id, {})
+    assert runner.run_next()
+    assert runner.pause_s == 0
+    submit(services, tenant_id, {})
+    assert runner.run_next()
+    assert runner.pause_s > 0
+
+
+def test_a_model_whose_licence_has_ended(
+    services: Services, tenant_id: UUID, engine: Engine, make_runner: Callable[..., Runner]
+) -> None:
+    """A job that has waited for too long is not made, and a retry of it is refused."""
+    (job_id,) = submit(services, tenant_id, {})
+    with engine.begin() as connection:
+        card = models.BUILT_IN["debug-diffusion"]
+        models.add(connection, replace(card, name="lent", licence_until=date(2020, 1, 1)))
+        connection.execute(
+            text("UPDATE jobs SET request = jsonb_set(request, '{model}', '\"lent\"')")
+        )
+    assert make_runner().run_next()
+    assert jobs(engine) == {job_id: ("failed", 1, "licence_ended")}
+    with pytest.raises(BadInputError, match="the licence of 'lent' ended on 2020-01-01"):
+        requests.retry_job(services, tenant_id, job_id)
 
 
 def test_a_bug_of_ours_leaves_no_batch_hanging(

@@ -48,7 +48,7 @@ def output(number: int) -> Output:
 
 def failures(to: Writer, claim_id: UUID, jobs: int) -> list[str]:
     """Store an output for so many jobs, and give what was said about those that were not stored."""
-    uploads = [to.store(claim_id, uuid4(), [output(number)]) for number in range(jobs)]
+    uploads = [to.store(claim_id, uuid4(), [output(number)], {}) for number in range(jobs)]
     said = []
     for upload in uploads:
         try:
@@ -61,7 +61,7 @@ def failures(to: Writer, claim_id: UUID, jobs: int) -> list[str]:
 def test_what_is_stored(services: Services, make_writer: Callable[..., Writer]) -> None:
     """Each output of a job has its own object, and facts about who made it."""
     to = make_writer()
-    stored = to.result(to.store(uuid4(), uuid4(), [output(1), output(2)]))
+    stored = to.result(to.store(uuid4(), uuid4(), [output(1), output(2)], {}))
     assert [artifact.facts for artifact in stored] == [
         {"seed": 1, "worker": "w"},
         {"seed": 2, "worker": "w"},
@@ -100,7 +100,7 @@ def test_a_stop_ends_the_waiting(
     stop = threading.Event()
     to = make_writer(stop.is_set)
     proxy.delay_answers(60)
-    uploads = [to.store(uuid4(), uuid4(), [output(number)]) for number in range(40)]
+    uploads = [to.store(uuid4(), uuid4(), [output(number)], {}) for number in range(40)]
     stop.set()
     began_s = time.monotonic()
     for upload in uploads:
