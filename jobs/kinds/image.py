@@ -1,114 +1,256 @@
-"""The ``image`` kind: a picture from a text prompt."""
+"""The ``image`` kind: pictures from a text prompt, and from pictures where one is given."""
 
-import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field
 
+from jobs.kinds.image_details import ImageDetails, Task
 from jobs.kinds.kind import Kind, KindRequest
-from jobs.kinds.values import MAX_SEED, check_storable
-from jobs.problems import BadInputError, Problem
+from jobs.kinds.sizes import SizeText, check_size
+from jobs.kinds.values import (
+    AdapterUse,
+    ModelName,
+    ReferenceText,
+    Seed,
+    Stored,
+    check_makes,
+    read_details,
+)
+from jobs.problems import BadInputError, Problem, nearest
 from storage.models import ModelCard
+
+MAX_ADAPTERS = 8
+MAX_IMAGES = 8
+
+LCM_STEPS = 50
+"""Those that consistency models are distilled from."""
+
+IMAGE_STRENGTH = 0.6
+"""How much of a start picture is made anew where nobody says: its layout is kept."""
+INPAINT_STRENGTH = 1.0
+"""What is under the mask is made from noise where nobody says: the mask says how much is kept."""
 
 
 class ImageRequest(KindRequest):
-    """One picture. What is left out is taken from the model's card."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """One picture, or several of the same prompt. What is left out is the model's default."""
 
     prompt: Annotated[
-        str, Field(min_length=1, max_length=4000, description="What the picture shows.")
+        str, Field(min_length=1, max_length=4000, description="What the picture shows."), Stored
     ]
     negative_prompt: Annotated[
-        str, Field(max_length=4000, description="What it must not show.")
+        str, Field(max_length=4000, description="What it must not show."), Stored
     ] = ""
-    model: Annotated[
-        str, Field(min_length=1, description="A registered model; see GET /v1/kinds.")
-    ] = "debug-diffusion"
+    model: ModelName = "debug-diffusion"
+    image: Annotated[
+        ReferenceText | None,
+        Field(
+            description="A picture to start from. It is scaled and cropped to cover the size.",
+            examples=["sample:mug.png"],
+        ),
+    ] = None
+    mask: Annotated[
+        ReferenceText | None,
+        Field(
+            description="White where the start picture is repainted; the rest of it is kept.",
+            examples=["sample:mask.png"],
+        ),
+    ] = None
+    control: Annotated[
+        ReferenceText | None,
+        Field(
+            description="What a ControlNet follows: edges, depth or poses, as it was trained on.",
+            examples=["sample:edges.png"],
+        ),
+    ] = None
+    strength: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            allow_inf_nan=False,
+            description="How much of the start picture is made anew: 1 is all of it. As much of "
+            "the steps is done.",
+        ),
+    ] = None
+    controlnet_scale: Annotated[
+        float | None,
+        Field(ge=0, le=2, allow_inf_nan=False, description="How strongly `control` works."),
+    ] = None
     size: Annotated[
-        str | None, Field(description="WIDTHxHEIGHT in pixels.", examples=["128x128"])
+        SizeText | None, Field(description="WIDTHxHEIGHT in pixels.", examples=["128x128"])
     ] = None
     steps: Annotated[int | None, Field(ge=1, le=1000, description="Denoising steps.")] = None
+    scheduler: Annotated[
+        Annotated[str, Stored] | None,
+        Field(
+            min_length=1,
+            max_length=64,
+            description="How noise becomes a picture, such as euler-a or dpm++-2m-karras; "
+            "left out: as the model comes.",
+        ),
+    ] = None
     guidance: Annotated[
         float | None,
         Field(ge=0, le=100, allow_inf_nan=False, description="Classifier-free guidance scale."),
     ] = None
-    seed: Annotated[
+    max_sequence_length: Annotated[
         int | None,
-        Field(ge=0, le=MAX_SEED, description="Derived from the job's id when left out."),
+        Field(ge=1, le=4096, description="How many tokens of the prompt are read at most."),
     ] = None
+    adapters: Annotated[
+        tuple[AdapterUse, ...],
+        Field(max_length=MAX_ADAPTERS, description="LoRAs on top of the model."),
+    ] = ()
+    num_images: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=MAX_IMAGES,
+            description="How many pictures. Each has the next seed: the "
+            "second is what `seed` + 1 would give.",
+        ),
+    ] = 1
+    seed: Seed = None
 
-    @field_validator("size")
-    @classmethod
-    def _check_size(cls, size: str | None) -> str | None:
-        if size is not None:
-            parse_size(size)
-        return size
-
-    @field_validator("prompt", "negative_prompt", "model")
-    @classmethod
-    def _check_text(cls, text: str) -> str:
-        check_storable(text)
-        return text
+    @property
+    def uses(self) -> tuple[AdapterUse, ...]:
+        """The adapters on top of the model."""
+        return self.adapters
 
 
-def parse_size(size: str) -> tuple[int, int]:
-    """``"640x480"`` as (width, height) in pixels; ValueError if it is not of that form."""
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
-    if not match:
-        raise ValueError(f"{size!r} is not WIDTHxHEIGHT, for example 512x512")
-    return int(match[1]), int(match[2])
+def task_of(request: ImageRequest) -> Task:
+    """What the model is asked for, by the pictures that the request starts from."""
+    if request.mask is not None:
+        return "inpaint" if request.control is None else "control-inpaint"
+    if request.image is not None:
+        return "image-to-image" if request.control is None else "control-image-to-image"
+    return "text-to-image" if request.control is None else "control"
 
 
 def resolve(request: ImageRequest, card: ModelCard) -> ImageRequest:
-    """The request with size, steps and guidance filled in from ``card``.
+    """The request with all that it leaves open filled in from ``card``.
+
+    The size of a start picture is not known yet: without a size, it is the card's.
 
     Raises:
-        BadInputError: the model does not take that size, or does not make images.
+        BadInputError: the model cannot do it, or does not make images.
     """
-    if card.kind != IMAGE.name:
-        raise BadInputError(
-            Problem(f"model {card.name!r} makes {card.kind}, not images", field="model")
-        )
+    check_makes(card, IMAGE.name)
     size = request.size or card.default_size
-    width, height = parse_size(size)
-    multiple = card.size_multiple_px
-    for side in (width, height):
-        if side % multiple:
-            lower = max(side // multiple * multiple, multiple)
-            raise BadInputError(
-                Problem(
-                    f"{size}: model {card.name!r} takes sides that are multiples of {multiple}; "
-                    f"nearest to {side}: {lower} or {lower + multiple}",
-                    field="size",
-                )
+    check_size(size, card)
+    can = read_details(card, ImageDetails)
+    steps = card.default_steps if request.steps is None else request.steps
+    problems = [
+        *_input_problems(request, card, can),
+        *_strength_problems(request, card, can, steps),
+        *_choice_problems(request, card, can, steps),
+    ]
+    if problems:
+        raise BadInputError(*problems)
+    update: dict[str, Any] = {
+        "size": size,
+        "steps": steps,
+        "guidance": card.default_guidance if request.guidance is None else request.guidance,
+    }
+    if request.image is not None and request.strength is None and can.strength:
+        usual = INPAINT_STRENGTH if request.mask is not None else IMAGE_STRENGTH
+        update["strength"] = usual if int(steps * usual) else 1.0
+    if request.control is not None and request.controlnet_scale is None:
+        update["controlnet_scale"] = 1.0
+    return request.model_copy(update=update)
+
+
+def _input_problems(request: ImageRequest, card: ModelCard, can: ImageDetails) -> Iterator[Problem]:
+    if request.mask is not None and request.image is None:
+        yield Problem("needs an image, the picture that is repainted; give both", field="mask")
+        return
+    task = task_of(request)
+    if task in can.tasks:
+        return
+    given = [name for name in ("image", "mask", "control") if getattr(request, name) is not None]
+    does = ", ".join(can.tasks)
+    if given:
+        yield Problem(f"model {card.name!r} does no {task}, only {does}", field=given[-1])
+    else:
+        field = "mask" if can.tasks[0].endswith("inpaint") else "image"
+        yield Problem(f"model {card.name!r} needs it, for {does}", field=field)
+
+
+def _strength_problems(
+    request: ImageRequest, card: ModelCard, can: ImageDetails, steps: int
+) -> Iterator[Problem]:
+    strength = request.strength
+    if strength is not None:
+        if request.image is None:
+            yield Problem(
+                "is about a start picture: give an image, or leave it out", field="strength"
             )
-        if side > card.max_side_px:
-            raise BadInputError(
-                Problem(
-                    f"{size}: model {card.name!r} takes at most {card.max_side_px} px a side",
-                    field="size",
-                )
+        elif not can.strength:
+            yield Problem(f"model {card.name!r} takes none; leave it out", field="strength")
+        elif int(steps * strength) < 1:
+            yield Problem(
+                f"{strength} of {steps} steps is less than one step: raise it, or take more steps",
+                field="strength",
             )
-    return request.model_copy(
-        update={
-            "size": size,
-            "steps": card.default_steps if request.steps is None else request.steps,
-            "guidance": card.default_guidance if request.guidance is None else request.guidance,
-        }
-    )
+    if request.controlnet_scale is not None and request.control is None:
+        yield Problem("is about control: give one, or leave it out", field="controlnet_scale")
+
+
+def _choice_problems(
+    request: ImageRequest, card: ModelCard, can: ImageDetails, steps: int
+) -> Iterator[Problem]:
+    scheduler = request.scheduler
+    if scheduler is not None and scheduler not in can.schedulers:
+        choice = nearest(scheduler, list(can.schedulers)) if can.schedulers else "leave it out"
+        yield Problem(f"model {card.name!r} takes no {scheduler!r}; {choice}", field="scheduler")
+    if scheduler == "lcm" and steps > LCM_STEPS:
+        yield Problem(f"lcm takes at most {LCM_STEPS}, and needs 4 to 8", field="steps")
+    if request.negative_prompt and not can.negative_prompt:
+        yield Problem(f"model {card.name!r} takes none; leave it out", field="negative_prompt")
+    if request.adapters and not can.adapters:
+        yield Problem(f"model {card.name!r} takes none; leave them out", field="adapters")
+    names = [use.name for use in request.adapters]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            message = f"{name!r} is there already; give each adapter once, with its whole weight"
+            yield Problem(message, field=f"adapters[{index}].name")
+    length = request.max_sequence_length
+    if length is not None and (can.max_sequence_length is None or length > can.max_sequence_length):
+        most = can.max_sequence_length
+        message = f"takes at most {most}" if most else "has no choice of it; leave it out"
+        yield Problem(f"model {card.name!r} {message}", field="max_sequence_length")
 
 
 def batch_facts(request: ImageRequest) -> dict[str, Any]:
-    """Size, steps and guidance: one pipeline call has one of each. Prompts and seeds differ."""
-    return {"size": request.size, "steps": request.steps, "guidance": request.guidance}
+    """What one pipeline call has only one of. Prompts, pictures and seeds differ.
+
+    What a plain picture from text does not have is left out.
+    """
+    facts = {
+        "task": task_of(request),
+        "strength": request.strength,
+        "controlnet_scale": request.controlnet_scale,
+        "scheduler": request.scheduler,
+        "max_sequence_length": request.max_sequence_length,
+        "adapters": [[use.name, use.weight] for use in request.adapters],
+        "num_images": request.num_images,
+    }
+    plain = {"task": "text-to-image", "adapters": [], "num_images": 1}
+    return {
+        "size": request.size,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        **{name: value for name, value in facts.items() if value != plain.get(name)},
+    }
 
 
 IMAGE = Kind(
     name="image",
-    summary="A picture from a text prompt.",
+    summary="Pictures from a text prompt, or from a prompt and a picture.",
+    makes="picture",
     Request=ImageRequest,
-    templates=frozenset({"prompt", "negative_prompt"}),
+    templates=frozenset({"prompt", "negative_prompt", "image", "mask", "control"}),
     default_model="debug-diffusion",
     example={
         "prompt": "red apple on a blue background",
@@ -120,4 +262,5 @@ IMAGE = Kind(
     },
     resolve=resolve,
     batch_facts=batch_facts,
+    inputs={"image": "picture", "mask": "picture", "control": "picture"},
 )

@@ -1,10 +1,10 @@
-"""Text-to-image pipelines of diffusers."""
+"""Pipelines of diffusers that make pictures from text, and from pictures where they can."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from storage.models import ModelCard
-from workers.families.diffusion import generate, load
+from workers.families.diffusion import debug, generate, load
 from workers.families.diffusion.load import Loaded
 from workers.family import Context, Device, Item, JobError, Output
 
@@ -12,13 +12,19 @@ from workers.family import Context, Device, Item, JobError, Output
 class Diffusion:
     """The `workers.family.Family` of diffusion models."""
 
+    tolerance = 1 / 255
+
+    def debug(self, folder: Path) -> None:
+        """See `debug.build`."""
+        debug.build(folder)
+
     def load(self, files: Path, card: ModelCard, device: Device) -> Loaded:
         """See `load.load`."""
         return load.load(files, card, device)
 
     def max_batch(self, model: Loaded) -> int:
-        """See `load.BATCHES`."""
-        return model.max_batch
+        """See `capabilities.CAPABILITIES`."""
+        return model.capabilities.max_batch
 
     def generate(
         self, model: Loaded, items: Sequence[Item], context: Context

@@ -1,6 +1,6 @@
-"""``debug-diffusion``: a whole StableDiffusionPipeline with tiny seeded weights. It makes noise.
+"""``debug-diffusion``: Stable Diffusion with a ControlNet, with tiny seeded weights.
 
-Every path through the product runs on it in seconds on a CPU.
+It makes noise. Every path through the product runs on it in seconds on a CPU.
 """
 
 import json
@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DPMSolverMultistepScheduler,
-    StableDiffusionPipeline,
+    StableDiffusionControlNetPipeline,
     UNet2DConditionModel,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -23,9 +24,8 @@ TOKENS = 77
 
 def build(folder: Path) -> None:
     """Write the pipeline's directory in diffusers' layout (safetensors) to ``folder``."""
-    state = torch.get_rng_state()
-    torch.manual_seed(SEED)
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
         text_encoder = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=514,
@@ -59,13 +59,19 @@ def build(folder: Path) -> None:
             latent_channels=4,
             sample_size=128,
         )
-    finally:
-        torch.set_rng_state(state)
-    pipeline = StableDiffusionPipeline(
+        controlnet = ControlNetModel.from_unet(
+            unet, conditioning_embedding_out_channels=(8, 8, 16, 16), load_weights_from_unet=False
+        )
+        # Untrained, these are zero: the picture that it follows would make no difference.
+        for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+            torch.nn.init.normal_(layer.weight, std=0.1)
+        torch.nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.1)
+    pipeline = StableDiffusionControlNetPipeline(
         vae=vae.eval(),
         text_encoder=text_encoder.eval(),
-        tokenizer=_tokenizer(),
+        tokenizer=tokenizer(),
         unet=unet.eval(),
+        controlnet=controlnet.eval(),
         scheduler=DPMSolverMultistepScheduler(steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
@@ -74,7 +80,7 @@ def build(folder: Path) -> None:
     pipeline.save_pretrained(folder, safe_serialization=True)
 
 
-def _tokenizer() -> CLIPTokenizer:
+def tokenizer() -> CLIPTokenizer:
     """CLIP's byte-level BPE without any merges: one token a byte, 512 of them plus two."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
