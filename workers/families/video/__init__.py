@@ -1,0 +1,37 @@
+"""Text-to-video and image-to-video pipelines of diffusers."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from storage.models import ModelCard
+from workers.families.video import debug, generate, load
+from workers.families.video.load import Loaded
+from workers.family import Context, Device, Item, JobError, Output
+
+
+class Video:
+    """The `workers.family.Family` of video models."""
+
+    tolerance = 0.0
+
+    def debug(self, folder: Path) -> None:
+        """See `debug.build`."""
+        debug.build(folder)
+
+    def load(self, files: Path, card: ModelCard, device: Device) -> Loaded:
+        """See `load.load`."""
+        return load.load(files, card, device)
+
+    def max_batch(self, model: Loaded) -> int:  # noqa: ARG002
+        """One by one: a clip fills a device by itself, and many pipelines take no more."""
+        return 1
+
+    def generate(
+        self, model: Loaded, items: Sequence[Item], context: Context
+    ) -> Iterator[tuple[int, list[Output] | JobError]]:
+        """See `generate.generate`."""
+        return generate.generate(model, items, context)
+
+    def unload(self, model: Loaded) -> None:
+        """See `load.unload`."""
+        load.unload(model)
