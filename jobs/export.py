@@ -86,13 +86,27 @@ def export_campaign(
                 paths = [fetched.result() for fetched in fetches]
                 lines.write(json.dumps(_line(job, paths, folder), ensure_ascii=False) + "\n")
                 jobs, files = jobs + 1, files + len(paths)
-                pictures += paths[: max(SHEET_PICTURES - len(pictures), 0)]
+                room = max(SHEET_PICTURES - len(pictures), 0)
+                pictures += list(_pictures(job, paths))[:room]
             progress(jobs)
         lines.flush()
         os.fsync(lines.fileno())
     unfinished.replace(manifest)
     sheet = _contact_sheet(pictures, folder / "contact-sheet.png") if pictures else None
     return Export(folder, manifest, sheet, jobs, files)
+
+
+def export_job(services: Services, job: JobView, folder: Path) -> list[Path]:
+    """Write the outputs of one job to ``folder``, and give their files.
+
+    Raises:
+        CorruptArtifactError: naming the object.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    return [
+        _fetch(services.objects, artifact, folder / file_name(job, artifact))
+        for artifact in job.artifacts
+    ]
 
 
 def _with_twins(jobs: Iterator[JobView]) -> Iterator[tuple[JobView, bool]]:
@@ -153,7 +167,14 @@ def _safe(text: str) -> str:
     )
 
 
+def _pictures(job: JobView, paths: list[Path]) -> Iterator[Path]:
+    for artifact, path in zip(job.artifacts, paths, strict=True):
+        if artifact.media_type.startswith("image/"):
+            yield path
+
+
 def _line(job: JobView, paths: list[Path], folder: Path) -> dict[str, Any]:
+    """The first output's fields stand on top, for the many jobs that have one."""
     artifact = job.artifacts[0] if job.artifacts else None
     facts = artifact.facts if artifact else {}
     return {
@@ -168,8 +189,20 @@ def _line(job: JobView, paths: list[Path], folder: Path) -> dict[str, Any]:
         "height": facts.get("height"),
         "seed": facts.get("seed"),
         "model": facts.get("model"),
+        "licence": facts.get("licence"),
+        "attribution": facts.get("attribution", []),
         "attempts": job.attempts,
         "error": job.error,
+        "outputs": [
+            {
+                "path": str(path.relative_to(folder)),
+                "object_key": output.object_key,
+                "sha256": output.sha256,
+                "media_type": output.media_type,
+                "facts": output.facts,
+            }
+            for output, path in zip(job.artifacts, paths, strict=True)
+        ],
     }
 
 

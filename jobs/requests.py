@@ -5,6 +5,7 @@ from uuid import UUID
 
 from jobs.kinds import KINDS
 from jobs.problems import NotFoundError
+from jobs.registry.choice import check_again
 from jobs.services import Services
 from storage import counters, models, views
 from storage.ledger import cancel
@@ -55,8 +56,14 @@ def retry_job(services: Services, tenant_id: UUID, job_id: UUID) -> None:
     """Queue it again and wake a worker.
 
     Raises:
-        WrongStateError: it has neither failed nor been cancelled, or its campaign is cancelled.
+        WrongStateError: it has neither failed nor been cancelled, its campaign is cancelled, or
+            what it needs has not succeeded.
+        BadInputError: a licence has ended meanwhile.
     """
+    with services.engine.begin() as connection:
+        asked = views.parameters(connection, tenant_id, [job_id])
+        cards = {card.name: card for card in models.list_models(connection)}
+    check_again(cards, asked.get(job_id, {}))
     pool = cancel.retry_job(services.engine, tenant_id, job_id)
     if pool is None:
         raise NotFoundError(f"there is no job {job_id}")
@@ -85,8 +92,13 @@ def kinds(services: Services) -> list[dict[str, Any]]:
         {
             "name": kind.name,
             "summary": kind.summary,
+            "makes": kind.makes,
+            "inputs": dict(kind.inputs),
+            "templates": sorted(kind.templates),
             "default_model": kind.default_model,
-            "models": [card.name for card in cards if card.kind == kind.name],
+            "models": [
+                card.name for card in cards if card.kind == kind.name and not card.retired_at
+            ],
             "schema": kind.Request.model_json_schema(),
             "example": {"kind": kind.name, "request": dict(kind.example)},
         }

@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection
 
-from jobs import files
+from jobs import files, inputs, needs
 from jobs.campaigns import creatives, document, recipients
 from jobs.campaigns.creatives import CompiledCreative
 from jobs.campaigns.file import CampaignSpec
@@ -21,6 +21,7 @@ from jobs.campaigns.recipients import Recipient
 from jobs.files import RecipientsFile
 from jobs.kinds import KINDS
 from jobs.problems import BadInputError, ConflictError, Problem, from_validation, nearest
+from jobs.registry.choice import USE_SAYS, Use, choose
 from jobs.services import Services
 from storage import models
 from storage.ledger import submit
@@ -46,6 +47,7 @@ class JobSubmission(BaseModel):
         dict[str, Any], Field(description="What is to be made, by the kind's schema.")
     ]
     priority: Annotated[int, Field(ge=-100, le=100, description="Lower numbers run first.")] = 0
+    use: Annotated[Use, Field(description=USE_SAYS)] = "commercial"
 
 
 def parse_job(text: str, name: str) -> JobSubmission:
@@ -85,15 +87,12 @@ def submit_job(
     except ValidationError as error:
         raise BadInputError(*_within_request(from_validation(error, kind.Request))) from error
     with services.engine.begin() as connection:
-        name = request.model
-        card = models.find(connection, name)
-        if card is None:
-            known = [known.name for known in models.list_models(connection)]
-            raise BadInputError(
-                Problem(f"unknown model {name!r}; {nearest(name, known)}", field="request.model")
-            )
+        cards = {card.name: card for card in models.list_models(connection)}
     try:
-        resolved = kind.resolve(request, card)
+        card = choose(cards, request.model, request.uses, submission.use)
+        resolved = inputs.checked(services, tenant_id, kind, kind.resolve(request, card))
+        with services.engine.begin() as connection:
+            needed = needs.named(connection, tenant_id, kind, resolved, submission.use)
     except BadInputError as error:
         raise BadInputError(*_within_request(error.problems)) from error
     job = NewJob(
@@ -104,9 +103,13 @@ def submit_job(
         request=resolved.model_dump(mode="json"),
         priority=submission.priority,
         idempotency_key=idempotency_key,
+        needs=tuple(needed),
     )
     try:
-        job_id = submit.submit_job(services.engine, job)
+        with needs.explained(needed):
+            job_id = submit.submit_job(services.engine, job)
+    except BadInputError as error:
+        raise BadInputError(*_within_request(error.problems)) from error
     except IdempotencyConflictError as error:
         raise ConflictError("the Idempotency-Key was used for a different job") from error
     services.wake_ups.send(card.pool)
@@ -153,6 +156,8 @@ def submit_campaign(
         earlier = submit.find_campaign(services.engine, campaign)
         if earlier:
             return earlier
+        compiled = _checked_inputs(services, tenant_id, spec, compiled)
+        campaign = replace(campaign, creatives=list(map(_new_creative, compiled)))
         with _explained(spec, file):
             return submit.submit_campaign(
                 services.engine, campaign, _checked_recipients(spec, file, compiled)
@@ -162,6 +167,7 @@ def submit_campaign(
 
 
 def store_campaign(
+    services: Services,
     connection: Connection,
     tenant_id: UUID,
     spec: CampaignSpec,
@@ -174,7 +180,7 @@ def store_campaign(
     Raises:
         BadInputError: what is wrong.
     """
-    compiled = _compiled(connection, spec)
+    compiled = _checked_inputs(services, tenant_id, spec, _compiled(connection, spec))
     campaign = replace(_new_campaign(tenant_id, spec, compiled), window=window)
     with _explained(spec, file):
         return submit.store_campaign(
@@ -183,7 +189,7 @@ def store_campaign(
 
 
 def check_campaign(connection: Connection, spec: CampaignSpec) -> None:
-    """Check all of a campaign but recipients that lie in the bucket; nothing is stored.
+    """Check all of a campaign but what lies in the bucket; nothing is stored.
 
     Raises:
         BadInputError: what is wrong.
@@ -203,6 +209,15 @@ def check_campaign(connection: Connection, spec: CampaignSpec) -> None:
 def _compiled(connection: Connection, spec: CampaignSpec) -> list[CompiledCreative]:
     cards = {card.name: card for card in models.list_models(connection)}
     return creatives.compile_campaign(spec, cards)
+
+
+def _checked_inputs(
+    services: Services, tenant_id: UUID, spec: CampaignSpec, compiled: list[CompiledCreative]
+) -> list[CompiledCreative]:
+    try:
+        return inputs.checked_creatives(services, tenant_id, compiled)
+    except BadInputError as error:
+        raise BadInputError(*map(spec.place, error.problems)) from error
 
 
 def _new_campaign(
@@ -312,6 +327,7 @@ def _new_creative(compiled: CompiledCreative) -> NewCreative:
         pool=compiled.pool,
         batch_key=compiled.batch_key,
         parameters=dict(creative.parameters),
+        needs=compiled.inputs.needs,
     )
 
 
@@ -321,6 +337,8 @@ def _digest(spec: CampaignSpec, file: RecipientsFile | None) -> str:
     if spec.recipients.bucket is None:
         # A request from before there was such a field is the same request today.
         del given["recipients"]["bucket"]
+    if spec.use == "commercial":
+        del given["use"]
     digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
     if file and file.version:
         digest.update(file.version.encode())

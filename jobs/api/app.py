@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from jobs.api import artifacts, campaigns, files, jobs, schedules
+from jobs.api import artifacts, campaigns, files, jobs, models, pictures, schedules
 from jobs.api.problems import add_handlers
 from jobs.services import open_services
 from jobs.settings import Settings
@@ -38,6 +38,8 @@ def make_app(settings: Settings) -> FastAPI:
         campaigns.router,
         artifacts.router,
         files.router,
+        models.router,
+        pictures.router,
         schedules.router,
     ):
         app.include_router(router)

@@ -28,7 +28,7 @@ class Artifact(BaseModel):
 
 
 class Job(BaseModel):
-    """A job and what it has made."""
+    """A job and what it has made; ``needs`` are the jobs whose outputs it starts from."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -46,6 +46,7 @@ class Job(BaseModel):
     created_at: datetime
     finished_at: datetime | None
     artifacts: list[Artifact]
+    needs: list[UUID]
 
     @classmethod
     def of(cls, view: JobView) -> Self:
@@ -197,11 +198,26 @@ class UploadLink(BaseModel):
     expires_s: int
 
 
+class Picture(BaseModel):
+    """A picture of yours: ``picture`` is what requests call it. Width and height are in pixels."""
+
+    picture: str
+    width: int
+    height: int
+
+
 class Kind(BaseModel):
-    """A kind of job: ``example`` works as the body of ``POST /v1/jobs`` as it stands."""
+    """A kind of job: ``example`` works as the body of ``POST /v1/jobs`` as it stands.
+
+    ``makes`` is picture, sound, video or text. ``inputs`` are the fields that name a file, and
+    what it must be; ``templates`` those that a campaign may write as Liquid templates.
+    """
 
     name: str
     summary: str
+    makes: str
+    inputs: dict[str, str]
+    templates: list[str]
     default_model: str
     models: list[str]
     schema_: dict[str, Any]

@@ -85,7 +85,7 @@ def cancel(job_id: UUID, tenant_id: TenantId, services: Opened) -> Job:
 
 @router.post("/jobs/{job_id}/retry", status_code=202)
 def retry(job_id: UUID, tenant_id: TenantId, services: Opened) -> Job:
-    """Queue a failed or cancelled job again."""
+    """Queue a failed or cancelled job again; what ended because of it waits for it once more."""
     requests.retry_job(services, tenant_id, job_id)
     return Job.of(requests.job(services, tenant_id, job_id))
 

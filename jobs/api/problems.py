@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,6 +14,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionError
 from starlette.exceptions import HTTPException
 
+from jobs.pictures.errors import PictureFormatError, PicturesBusyError, PictureTooLargeError
 from jobs.problems import BadInputError, ConflictError, NotFoundError, Problem, from_errors
 from storage.ledger.cancel import WrongStateError
 from storage.objects import ObjectStoreError
@@ -20,6 +22,14 @@ from storage.objects import ObjectStoreError
 _log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+_BAD_INPUT: Mapping[type[BadInputError], HTTPStatus] = MappingProxyType(
+    {
+        PictureTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        PictureFormatError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    }
+)
+"""What is not 422."""
 
 
 class ProblemResponse(JSONResponse):
@@ -55,7 +65,8 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(BadInputError)
     def bad_input(_: Request, error: BadInputError) -> JSONResponse:
-        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), error.problems)
+        status = _BAD_INPUT.get(type(error), HTTPStatus.UNPROCESSABLE_ENTITY)
+        return problem(status, str(error), error.problems)
 
     @app.exception_handler(RequestValidationError)
     def not_valid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -82,12 +93,26 @@ def add_handlers(app: FastAPI) -> None:
         headers = dict(error.headers) if error.headers else None
         return problem(HTTPStatus(error.status_code), str(error.detail), headers=headers)
 
+    _add_outages(app)
+
+
+def _add_outages(app: FastAPI) -> None:
+    """What is no fault of the request."""
+
     @app.exception_handler(ObjectStoreError)
     def bucket(_: Request, error: ObjectStoreError) -> JSONResponse:
         _log.error("the bucket does not answer: %s", error)
         return problem(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "the bucket does not answer; try again",
+            headers={"Retry-After": "5"},
+        )
+
+    @app.exception_handler(PicturesBusyError)
+    def busy(_: Request, __: PicturesBusyError) -> JSONResponse:
+        return problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "too many pictures are being looked at just now; try again",
             headers={"Retry-After": "5"},
         )
 

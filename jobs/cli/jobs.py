@@ -1,6 +1,5 @@
 """``presswork job``."""
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 from jobs import requests, submissions
 from jobs.campaigns.recipients import decode
 from jobs.cli.output import DataOption, JsonFlag, KeyOption, answer, opened
+from jobs.export import export_job
 from jobs.problems import BadInputError, Problem, found_in
 from jobs.services import Services
 from jobs.submissions import JobSubmission
@@ -25,9 +25,8 @@ LOOK_S = 0.25
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add ``job`` and ``kinds``."""
+    """Add ``job``."""
     app.add_typer(commands, name="job")
-    app.command()(kinds)
 
 
 @commands.command()
@@ -90,23 +89,28 @@ def cancel(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = Fals
 
 @commands.command()
 def retry(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
-    """Queue a failed or cancelled job again."""
+    """Queue a failed or cancelled job again; what ended because of it waits for it once more."""
     with opened(data) as (services, tenant_id):
         requests.retry_job(services, tenant_id, job_id)
         view = requests.job(services, tenant_id, job_id)
     answer(view, as_json=as_json, text=job_summary(view))
 
 
-def kinds(data: DataOption = None, as_json: JsonFlag = False) -> None:
-    """Show what can be made, each with an example."""
-    with opened(data) as (services, _):
-        found = requests.kinds(services)
-    lines = [
-        f"{kind['name']}: {kind['summary']} Models: {', '.join(kind['models'])}\n"
-        f"{json.dumps(kind['example'], indent=2)}"
-        for kind in found
-    ]
-    answer(found, as_json=as_json, text="\n\n".join(lines))
+@commands.command()
+def fetch(
+    job_id: IdArgument,
+    out: Annotated[Path, typer.Option("--out", file_okay=False, help="The folder to write to.")],
+    data: DataOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch what a job has made, checked against the recorded sha256."""
+    with opened(data) as (services, tenant_id):
+        view = requests.job(services, tenant_id, job_id)
+        written = export_job(services, view, out)
+    text = "\n".join(map(str, written)) or f"nothing was made: the job is {view.status.value}"
+    answer({"files": written}, as_json=as_json, text=text)
+    if not written:
+        raise typer.Exit(1)
 
 
 def job_summary(view: JobView) -> str:
@@ -116,6 +120,8 @@ def job_summary(view: JobView) -> str:
         text += ", to be cancelled"
     if view.error:
         text += f"\n  {view.error['code']}: {view.error['message']}"
+    for need in view.needs:
+        text += f"\n  needs {need}"
     for artifact in view.artifacts:
         text += f"\n  {artifact.object_key} ({artifact.size_bytes} bytes, {artifact.sha256})"
     return text

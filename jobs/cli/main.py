@@ -15,6 +15,9 @@ from jobs.cli import (
     campaigns,
     files,
     jobs,
+    kinds,
+    models,
+    pictures,
     processes,
     retention,
     schedules,
@@ -36,7 +39,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Marketing content in bulk: campaigns in, artifacts in S3 out, every job in SQL.",
 )
-for part in (stack, campaigns, jobs, schedules, files, processes, admin, retention):
+for part in (
+    stack,
+    campaigns,
+    jobs,
+    kinds,
+    pictures,
+    schedules,
+    files,
+    processes,
+    admin,
+    models,
+    retention,
+):
     part.add_to(app)
 
 USAGE = 2

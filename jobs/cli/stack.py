@@ -92,16 +92,12 @@ def run(
         view = requests.campaign(services, tenant_id, campaign_id)
         written = exports.export_campaign(services, view, tenant_id, out, progress=meanwhile)
     text = f"{summary(view)}\n{export_summary(written)}"
-    models = {creative.request.get("model") or spec.model for creative in spec.creatives}
-    if models & _noise_by_design():
-        text += "\n  (debug-diffusion has random weights: its pictures are noise by design)"
+    used = {spec.model_of(creative) for creative in spec.creatives}
+    if untrained := sorted(name for name in used & BUILT_IN.keys() if name.startswith("debug-")):
+        names = " and ".join(untrained)
+        text += f"\n  ({names}: random weights, what they make is noise by design)"
     answer({"campaign": view, "export": written}, as_json=as_json, text=text)
     exit_for(view)
-
-
-def _noise_by_design() -> set[str | None]:
-    # None: the kind's default, which is the debug model until a trained one is there.
-    return {None, *(name for name in BUILT_IN if name.startswith("debug-"))}
 
 
 def _all_external() -> bool:

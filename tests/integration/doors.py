@@ -17,7 +17,7 @@ from jobs.campaigns.file import from_mapping
 from jobs.services import Services
 from jobs.settings import Settings
 from storage import tenants
-from storage.ledger import claim, finish, submit
+from storage.ledger import claim, fanout, finish
 from storage.ledger.claim import Batch
 from storage.ledger.finish import Failed, NewArtifact, Succeeded
 from storage.objects import artifact_key, sha256_hex
@@ -28,10 +28,11 @@ PROBLEM = "application/problem+json"
 IMAGE_JOB: Mapping[str, Any] = {"kind": "image", "request": {"prompt": "a mug", "size": "64x64"}}
 
 
-def new_key(engine: Engine, tenant: str = "default") -> str:
+def new_key(engine: Engine, tenant: str = "default", *, is_admin: bool = False) -> str:
     """A fresh API key for a tenant, which is created where it does not exist."""
     with engine.begin() as connection:
-        return tenants.new_key(connection, tenants.ensure(connection, tenant), "tests")
+        tenant_id = tenants.ensure(connection, tenant)
+        return tenants.new_key(connection, tenant_id, "tests", is_admin=is_admin)
 
 
 @contextmanager
@@ -84,7 +85,7 @@ def schedule(**changes: object) -> dict[str, Any]:
 def fanned_out(services: Services, tenant_id: UUID, given: Mapping[str, Any]) -> UUID:
     """A submitted campaign whose jobs are queued."""
     campaign_id = submissions.submit_campaign(services, tenant_id, from_mapping(given))
-    assert [done.campaign_id for done in submit.fan_out(services.engine)] == [campaign_id]
+    assert [done.campaign_id for done in fanout.fan_out(services.engine)] == [campaign_id]
     return campaign_id
 
 

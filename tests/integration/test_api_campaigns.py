@@ -13,7 +13,8 @@ from jobs.campaigns.creatives import Creative, render
 from jobs.kinds.image import ImageRequest
 from jobs.services import Services
 from jobs.settings import Settings
-from storage.ledger import cancel, submit
+from storage.ledger import cancel, fanout
+from storage.models import BUILT_IN
 from tests.integration.doors import (
     PROBLEM,
     as_json,
@@ -87,7 +88,7 @@ def test_a_campaign_with_inline_recipients(client: TestClient, services: Service
         2,
         0,
     )
-    assert [str(done.campaign_id) for done in submit.fan_out(services.engine)] == [accepted["id"]]
+    assert [str(done.campaign_id) for done in fanout.fan_out(services.engine)] == [accepted["id"]]
     running = client.get(f"/v1/campaigns/{accepted['id']}").json()
     assert (running["status"], running["jobs"], running["counts"]["queued"]) == ("running", 2, 2)
     assert running["compiled_at"] >= running["created_at"]
@@ -102,7 +103,7 @@ def test_a_campaign_with_a_csv_file(client: TestClient, services: Services) -> N
     """Multipart with YAML and a CSV file, with a byte order mark as Excel writes it."""
     status, accepted = upload(client, b"\xef\xbb\xbf" + CSV)
     assert (status, accepted["recipients"]) == (202, 2)
-    list(submit.fan_out(services.engine))
+    list(fanout.fan_out(services.engine))
     assert prompts(services) == ["mug on blue", "cup on red"]
 
 
@@ -117,7 +118,7 @@ def test_a_campaign_with_a_jsonl_file(client: TestClient, services: Services) ->
         },
     )
     assert (answer.status_code, answer.json()["recipients"]) == (202, 1)
-    list(submit.fan_out(services.engine))
+    list(fanout.fan_out(services.engine))
     assert prompts(services) == ["a mug"]
 
 
@@ -138,7 +139,7 @@ def test_recipient_text_is_never_a_template(client: TestClient, services: Servic
     texts = ["{{ 7 | times: 6 }}", "{% include 'x' %}", "{{ nothing", "{{ id }}{% raw %}"]
     given = campaign([{"id": str(n), "product": text} for n, text in enumerate(texts)])
     assert client.post("/v1/campaigns", json=given).status_code == 202
-    list(submit.fan_out(services.engine))
+    list(fanout.fan_out(services.engine))
     assert prompts(services) == [f"a {text}" for text in texts]
 
 
@@ -234,7 +235,7 @@ def test_a_campaign_cancelled_before_its_jobs_exist_has_none(
     """Cancel wins over a fan-out that has not begun."""
     accepted = client.post("/v1/campaigns", json=campaign()).json()
     client.post(f"/v1/campaigns/{accepted['id']}/cancel")
-    assert list(submit.fan_out(services.engine)) == []
+    assert list(fanout.fan_out(services.engine)) == []
     assert client.get(f"/v1/campaigns/{accepted['id']}/jobs").json()["jobs"] == []
 
 
@@ -465,7 +466,7 @@ def test_a_bad_file_creates_nothing(
             "recipients.rows[0].product",
             "inf is not a JSON number",
         ),
-        ({"model": "none"}, "model", "unknown model 'none'; known: debug-diffusion"),
+        ({"model": "none"}, "model", f"unknown model 'none'; known: {', '.join(BUILT_IN)}"),
         ({"nmae": 1}, "nmae", "unknown key; did you mean 'name'?"),
     ],
 )

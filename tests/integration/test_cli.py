@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,10 +18,11 @@ from sqlalchemy import Engine, create_engine, text
 from jobs import requests
 from jobs.cli.main import main
 from jobs.cli.progress import watch
+from jobs.kinds import KINDS
 from jobs.services import Services
 from jobs.standalone import Servers, ports
 from storage import database, tenants
-from storage.ledger import cancel, submit
+from storage.ledger import cancel, fanout
 from tests.integration.doors import (
     IMAGE_JOB,
     campaign,
@@ -101,7 +104,7 @@ def test_a_campaign_from_file_to_files(
         "compiling",
         3,
     )
-    list(submit.fan_out(services.engine))
+    list(fanout.fan_out(services.engine))
     made = succeed(services, claimed(services))
     status = run("campaign", "status", submitted["id"], "--json").document
     assert (status["status"], status["done"], status["counts"]["succeeded"]) == ("finished", 3, 3)
@@ -190,7 +193,7 @@ def test_a_job_as_the_api_shows_it(run: Run, services: Services, tmp_path: Path)
 def test_kinds(run: Run, tmp_path: Path) -> None:
     """Every kind comes with an example that works as it stands."""
     kinds = run("kinds", "--json").document
-    assert [kind["name"] for kind in kinds] == ["image"]
+    assert [kind["name"] for kind in kinds] == list(KINDS)
     for kind in kinds:
         file = write(tmp_path / "example.json", json.dumps(kind["example"]))
         assert run("job", "submit", file, "--json").document["kind"] == kind["name"]
@@ -208,66 +211,6 @@ def test_a_tenants_key_opens_the_api(run: Run, services: Services) -> None:
     for key in (first["api_key"], second):
         with served(services.settings, key) as client:
             assert client.get("/v1/jobs").json() == {"jobs": [], "next": None}
-
-
-def test_a_registered_model_can_be_named(run: Run, tmp_path: Path) -> None:
-    """A model in diffusers' layout is listed, and jobs take its defaults and its limits."""
-    write(tmp_path / "model_index.json", "{}")
-    (tmp_path / "vae").mkdir()
-    write(tmp_path / "vae" / "config.json", '{"block_out_channels": [1, 1, 1, 1, 1]}')
-    source = f"dir:{tmp_path}"
-    options = ["--licence", "MIT", "--size", "64x48", "--steps", "3", "--guidance", "1.5"]
-    card = run("model", "add", "mine", "--source", source, *options, "--json").document
-    listed = run("model", "list", "--json").document
-    assert [model["name"] for model in listed] == ["debug-diffusion", "mine"]
-    assert listed[1] == card
-    assert (card["size_multiple_px"], card["default_size"], card["source"]) == (
-        16,
-        "64x48",
-        source,
-    )
-    job = {"kind": "image", "request": {"prompt": "x", "model": "mine", "size": "64x56"}}
-    file = write(tmp_path / "job.json", json.dumps(job))
-    assert "multiples of 16; nearest to 56: 48 or 64" in run("job", "submit", file).err
-    assert "mine: diffusion, MIT" in run("model", "list").out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--source", "hub:a/b"], "--source: a hub source needs a revision"),
-        (["--source", "http://x"], "--source: use dir:PATH or hub:ORG/NAME@REVISION"),
-        (["--source", "dir:/none"], "--source: /none is not a diffusers directory"),
-        (["--size", "big"], "--size: 'big' is not WIDTHxHEIGHT"),
-        (
-            ["--size", "100x100"],
-            "--size: 100x100: model 'mine' takes sides that are multiples of 8",
-        ),
-        (["--size", "64x64", "--max-side", "32"], "--size: 64x64: model 'mine' takes at most 32"),
-        (["--steps", "5000"], "--steps: Input should be less than or equal to 1000"),
-        (["--guidance", "101"], "--guidance: Input should be less than or equal to 100"),
-        (["--licence", " "], "--licence: must not be empty"),
-    ],
-)
-def test_a_model_that_could_not_be_used(
-    run: Run, engine: Engine, arguments: list[str], message: str
-) -> None:
-    """A model whose source or defaults are wrong is refused when it is registered."""
-    good = ["--source", "hub:a/b@1", "--licence", "MIT", "--size", "64x64"]
-    said = run("model", "add", "mine", *good, *arguments)
-    assert (said.code, said.out) == (2, "")
-    assert said.err.startswith(message)
-    assert rows(engine)["models"] == 0
-
-
-def test_a_model_name_is_taken_once(run: Run, engine: Engine) -> None:
-    """A registered model never changes its meaning, nor does a built-in one."""
-    options = ["--source", "hub:a/b@1", "--licence", "MIT"]
-    assert run("model", "add", "mine", *options).code == 0
-    for name in ("mine", "debug-diffusion"):
-        said = run("model", "add", name, *options)
-        assert (said.code, said.err) == (2, f"a model {name} is registered already\n")
-    assert rows(engine)["models"] == 1
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\udcff"])
@@ -507,7 +450,8 @@ def test_every_command_has_help(run: Run) -> None:
     commands = [
         *(f"campaign {name}" for name in ("submit", "status", "list", "export", "cancel")),
         *(f"job {name}" for name in ("submit", "status", "cancel", "retry")),
-        *("kinds", "tenant add", "model add", "model list", "doctor", "migrate"),
+        *("kinds", "tenant add", "doctor", "migrate"),
+        *(f"model {name}" for name in ("add", "list", "show", "check", "retire")),
     ]
     for command in commands:
         said = run(*command.split(), "--help")
@@ -521,6 +465,13 @@ def test_a_command_that_does_not_exist(run: Run) -> None:
         said = run(*arguments)
         assert (said.code, said.out) == (2, "")
         assert "No such" in said.err
+
+
+def test_the_installed_command() -> None:
+    """What is installed as ``presswork`` is what explains errors, and not the bare commands."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    script = EntryPoint("presswork", project["scripts"]["presswork"], "console_scripts")
+    assert script.load() is main
 
 
 def process(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[bytes]:

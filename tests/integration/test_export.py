@@ -13,7 +13,8 @@ from jobs import requests
 from jobs.export import CorruptArtifactError, Export, export_campaign
 from jobs.services import Services
 from storage.ledger import cancel
-from storage.objects import ObjectMissingError, sha256_hex
+from storage.ledger.finish import NewArtifact, Succeeded, finish
+from storage.objects import ObjectMissingError, artifact_key, sha256_hex
 from tests.integration.doors import campaign, claimed, fail, fanned_out, picture, succeed
 
 HOSTILE = [
@@ -76,7 +77,13 @@ def test_a_line_per_job(services: Services, tenant_id: UUID, tmp_path: Path) -> 
     export = exported(services, tenant_id, campaign_id, out)
     ok, *others = lines(export)
     digest = sha256_hex(made)
+    (output,) = ok["outputs"]
+    assert {name: output[name] for name in ("path", "object_key", "sha256")} == {
+        name: ok[name] for name in ("path", "object_key", "sha256")
+    }
+    assert (output["media_type"], output["facts"]["seed"]) == ("image/png", 0)
     assert ok == {
+        "outputs": [output],
         "job_id": str(batch.jobs[0].id),
         "recipient": "ok",
         "creative": "hero",
@@ -88,6 +95,8 @@ def test_a_line_per_job(services: Services, tenant_id: UUID, tmp_path: Path) -> 
         "height": 8,
         "seed": 0,
         "model": "debug-diffusion@1",
+        "licence": None,
+        "attribution": [],
         "attempts": 1,
         "error": None,
     }
@@ -269,3 +278,26 @@ def test_more_than_one_page(services: Services, tenant_id: UUID, tmp_path: Path)
     export = export_campaign(services, view, tenant_id, tmp_path, progress=told.append)
     assert [line["recipient"] for line in lines(export)] == [str(n) for n in range(600)]
     assert told == [256, 512, 600]
+
+
+def test_outputs_of_other_sorts(services: Services, tenant_id: UUID, tmp_path: Path) -> None:
+    """Every output of a job is a file of its own, and only pictures are on the sheet."""
+    campaign_id = fanned_out(services, tenant_id, of("1"))
+    batch = claimed(services)
+    job_id = batch.jobs[0].id
+    artifacts = []
+    for index, (data, media_type) in enumerate(
+        [(b"Fresh apples", "text/plain; charset=utf-8"), (picture(0), "image/png")]
+    ):
+        digest = sha256_hex(data)
+        key = artifact_key(batch.claim_id, job_id, index, digest, media_type)
+        services.objects.put(key, data, media_type)
+        artifacts.append(NewArtifact(key, media_type, digest, len(data), {"tokens": 2}))
+    finish(services.engine, batch.claim_id, [Succeeded(job_id, artifacts)])
+    export = exported(services, tenant_id, campaign_id, tmp_path)
+    (line,) = lines(export)
+    assert [output["path"] for output in line["outputs"]] == ["1+hero.txt", "1+hero+1.png"]
+    assert (tmp_path / "1+hero.txt").read_bytes() == b"Fresh apples"
+    assert export.sheet
+    with Image.open(export.sheet) as sheet:
+        assert sheet.size == (136 + 8, 136 + 8)

@@ -19,7 +19,8 @@ from jobs.services import Services
 from jobs.settings import Settings
 from jobs.standalone import ports
 from storage import tenants
-from storage.ledger import submit
+from storage.ledger import fanout
+from storage.models import BUILT_IN
 from tests.integration.doors import (
     PROBLEM,
     as_tenant,
@@ -115,7 +116,10 @@ def test_a_schedule_that_is_refused(client: TestClient, engine: Engine) -> None:
     ]
     unknown = schedule(campaign=campaign(model="x"))
     [(field, message)] = problems(client.post("/v1/schedules", json=unknown))
-    assert (field, message) == ("campaign.model", "unknown model 'x'; known: debug-diffusion")
+    assert (field, message) == (
+        "campaign.model",
+        f"unknown model 'x'; known: {', '.join(BUILT_IN)}",
+    )
     assert rows(engine) == before
     client.post("/v1/schedules", json=schedule())
     again = client.post("/v1/schedules", json=schedule())
@@ -215,7 +219,7 @@ def test_a_schedule_by_the_command(
     put = run("file", "put", tmp_path / "mugs.csv", "lists/mugs.csv")
     assert put.out == "recipients: {bucket: lists/mugs.csv}\n"
     start_runs(services)
-    assert [done.jobs for done in submit.fan_out(services.engine)] == [2]
+    assert [done.jobs for done in fanout.fan_out(services.engine)] == [2]
     shown = run("schedule", "history", "nightly").out
     assert re.fullmatch(r"\S+: started, campaign [0-9a-f-]{36}\n", shown)
     assert run("schedule", "remove", "nightly").out == "removed nightly\n"
