@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     tenant: str = "default"
     """The tenant on whose behalf the command acts."""
     cache_dir: Annotated[Path, Field(default_factory=lambda: Path.home() / ".cache" / "presswork")]
-    """Where workers keep model files that they have built or fetched."""
+    """Where workers keep model files that they have built or fetched, checked before each load."""
     pool: str = "default"
     lease_s: Annotated[float, Field(gt=0)] = 30
     """A worker that is silent for this long loses its batch."""
