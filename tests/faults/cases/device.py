@@ -58,7 +58,10 @@ def disk_full(trial: Trial) -> None:
             ),
             "the jobs say that the disk is full",
         )
-        trial.until(lambda: not list(scratch.iterdir()), "the half-made files are gone")
+        trial.until(
+            lambda: {path.suffix for path in scratch.iterdir()} == {".lock"},
+            "the half-made files are gone",
+        )
     trial.fault_at = trial.now()  # its end
     trial.until(trial.ended, "the jobs are done once there is room")
     trial.check_no_attempt_lost()
