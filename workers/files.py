@@ -84,19 +84,27 @@ def _wrong(folder: Path, manifest: Manifest) -> str:
 
 
 def _fetch(card: ModelCard, manifest: Manifest, folder: Path, objects: ObjectStore) -> None:
+    def fetch(files: Path) -> None:
+        try:
+            mirror.fetch(objects, manifest, files)
+        except ModelFilesError as error:
+            raise ModelFilesError(f"model {card.name!r}: {error}") from error
+
+    _replace(folder, fetch)
+
+
+def _replace(folder: Path, write: Callable[[Path], None]) -> None:
+    """Take away what is there and let ``write`` make it anew, aside: it is there whole or not."""
     prefix = f".{folder.name}-"
     for left in folder.parent.glob(f"{prefix}*"):  # by a worker that was killed meanwhile
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as aside:
-        fetched = Path(aside, "new")
-        fetched.mkdir()
+        new = Path(aside, "new")
+        new.mkdir()
         if folder.is_dir():
             folder.rename(Path(aside, "old"))
-        try:
-            mirror.fetch(objects, manifest, fetched)
-        except ModelFilesError as error:
-            raise ModelFilesError(f"model {card.name!r}: {error}") from error
-        fetched.rename(folder)
+        write(new)
+        new.rename(folder)
 
 
 def _built(card: ModelCard, build: Callable[[Path], None], cache: Path) -> Path:
@@ -118,18 +126,16 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _build(folder: Path, build: Callable[[Path], None]) -> None:
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as aside:
-        building = Path(aside, "new")
-        files = building / FILES
-        files.mkdir(parents=True)
+    def build_and_note(new: Path) -> None:
+        files = new / FILES
+        files.mkdir()
         build(files)
         found = {
             path.relative_to(files).as_posix(): path for path in files.rglob("*") if path.is_file()
         }
-        (building / MANIFEST).write_text(json.dumps(mirror.manifest_of(found)), encoding="utf-8")
-        if folder.is_dir():
-            folder.rename(Path(aside, "old"))
-        building.rename(folder)
+        (new / MANIFEST).write_text(json.dumps(mirror.manifest_of(found)), encoding="utf-8")
+
+    _replace(folder, build_and_note)
 
 
 @contextmanager
