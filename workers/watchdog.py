@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -38,9 +38,9 @@ GRACE_S = 30.0
 class Watchdog:
     """A thread in Celery's process, with a connection to the broker of its own."""
 
-    def __init__(self, broker_url: str, pool: str, stopping: Callable[[], bool]) -> None:
+    def __init__(self, broker_url: str, pools: Sequence[str], stopping: Callable[[], bool]) -> None:
         self._broker_url = broker_url
-        self._pool = pool
+        self._pools = pools
         self._stopping = stopping
         self._taken = 0
         self._seen = 0
@@ -80,7 +80,7 @@ class Watchdog:
             self._pause.wait(LOOK_S)
 
     def _look(self, wake_ups: WakeUps) -> None:
-        waiting = wake_ups.waiting(self._pool)
+        waiting = sum(wake_ups.waiting(pool) or 0 for pool in self._pools)
         if self._taken > self._seen:
             self._seen = self._taken
             self._silent = self._restarts = 0
@@ -96,10 +96,10 @@ class Watchdog:
         if self._restarts <= RESTARTS:
             wake_ups.disconnect()
             _log.error(
-                "%d wake-ups wait for pool %s and none was taken for %.0f s: "
+                "%d wake-ups wait for %s and none was taken for %.0f s: "
                 "restart %d of the consumer, by cutting %d connections",
                 waiting,
-                self._pool,
+                ", ".join(self._pools),
                 LOOKS * LOOK_S,
                 self._restarts,
                 cut_connections(),

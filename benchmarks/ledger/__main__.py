@@ -1,16 +1,16 @@
 """``python -m benchmarks.ledger [--json] [--jobs N]``: every figure, in one run."""
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.figures import Figure, report, timed
+from benchmarks.ground import Ground, ground, recipients
 from benchmarks.ledger import cancelling, claiming, creation, reading, throughput, waking
-from benchmarks.ledger.figures import Figure, Scale, timed
-from benchmarks.ledger.ground import Ground, ground, recipients
+from benchmarks.ledger.scale import Scale
 
 MILLION = 1_000_000
 
@@ -42,30 +42,16 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    found = []
     with (
         timed() as elapsed_s,
         tempfile.TemporaryDirectory(prefix="presswork-bench-") as folder,
         ground(Path(folder)) as on,
     ):
-        for figure in figures(on, Scale(arguments.jobs)):
-            found.append(figure)
-            print(_line(figure), file=sys.stderr if arguments.json else sys.stdout, flush=True)
-    if arguments.json:
-        print(json.dumps({figure.name: figure.as_json() for figure in found}, indent=2))
-    else:
+        found = report(figures(on, Scale(arguments.jobs)), as_json=arguments.json)
+    if not arguments.json:
         print(f"{elapsed_s() / 60:.1f} minutes")
     if Scale(arguments.jobs).full and not all(figure.met for figure in found):
         sys.exit(1)
-
-
-def _line(figure: Figure) -> str:
-    sign = ">=" if figure.at_least else "<="
-    verdict = "met" if figure.met else "NOT MET"
-    return (
-        f"{figure.name}: {figure.value:.3g} {figure.unit}, target {sign} {figure.target:g}: "
-        f"{verdict}\n    {figure.detail}"
-    )
 
 
 if __name__ == "__main__":

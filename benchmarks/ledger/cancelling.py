@@ -8,9 +8,10 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from benchmarks.figures import Figure, seconds_of
+from benchmarks.ground import Books, recipients
 from benchmarks.ledger.crew import crew, in_batches
-from benchmarks.ledger.figures import Figure, Scale, seconds_of
-from benchmarks.ledger.ground import Books, recipients
+from benchmarks.ledger.scale import Scale
 from storage.ledger import cancel
 
 WORKERS = 2

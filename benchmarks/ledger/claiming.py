@@ -6,12 +6,13 @@ from functools import partial
 
 from sqlalchemy import text
 
-from benchmarks.ledger.crew import BATCH, LEASE_S, crew, in_batches
-from benchmarks.ledger.figures import Figure, Scale, percentile, seconds_of, shown, timed
-from benchmarks.ledger.ground import POOL, Books, Ground, recipients
+from benchmarks.figures import Figure, percentile, seconds_of, shown, timed
+from benchmarks.ground import Books, Ground, recipients
+from benchmarks.ledger.crew import crew, in_batches, turns_of
 from benchmarks.ledger.reading import total_bytes
+from benchmarks.ledger.scale import Scale
 from jobs.maintenance.sweeper import SERVICES
-from storage.ledger import claim
+from workers.turns import Turns
 
 WORKERS = 4
 JOBS_A_KEY = 200
@@ -49,13 +50,14 @@ def _fill(books: Books, scale: Scale) -> int:
 def _claims(books: Books, scale: Scale, keys: int) -> Figure:
     turns: list[float] = []
     stays: list[float] = []
-    key: str | None = None
+    goes_on = turns_of(books.engine, stay=False)
+    stays_on = turns_of(books.engine, stay=True)
     for _ in range(scale.rounds):
         in_turn: list[float] = []
         staying: list[float] = []
         for _ in range(keys // scale.rounds):
-            key = _claimed_key(books, in_turn, prefer=None, after=key)
-            key = _claimed_key(books, staying, prefer=key, after=None)
+            _claim(goes_on, in_turn)
+            _claim(stays_on, staying)
         turns.append(percentile(in_turn, 99))
         stays.append(percentile(staying, 99))
     with books.engine.begin() as connection:
@@ -74,22 +76,11 @@ def _claims(books: Books, scale: Scale, keys: int) -> Figure:
     )
 
 
-def _claimed_key(
-    books: Books, took_ms: list[float], *, prefer: str | None, after: str | None
-) -> str | None:
-    """Claim, note how long it took, and say what was claimed."""
+def _claim(turns: Turns, took_ms: list[float]) -> None:
+    """Claim, and note how long it took."""
     with timed() as took_s:
-        batch = claim.claim(
-            books.engine,
-            worker="bench",
-            pool=POOL,
-            size=BATCH,
-            lease_s=LEASE_S,
-            prefer=prefer,
-            after=after,
-        )
+        turns.next()
     took_ms.append(took_s() * 1000)
-    return batch.batch_key if batch else None
 
 
 def _sweeper(books: Books, scale: Scale) -> Figure:

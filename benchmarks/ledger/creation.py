@@ -19,9 +19,10 @@ from celery import Celery
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from benchmarks.ledger.figures import Figure, Scale, alternated, ratio, seconds_of, shown
-from benchmarks.ledger.ground import POOL, Books, Ground, Row, recipients, write_csv
+from benchmarks.figures import Figure, alternated, ratio, seconds_of, shown
+from benchmarks.ground import POOL, Books, Ground, Row, recipients, write_csv
 from benchmarks.ledger.memory import submit_with_templates
+from benchmarks.ledger.scale import Scale
 from jobs.maintenance import sweeper
 from storage.tables import Job, Recipient
 

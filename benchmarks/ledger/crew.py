@@ -11,13 +11,14 @@ from uuid import UUID, uuid4
 
 import psycopg
 from psycopg.types.json import Jsonb
-from sqlalchemy import insert, text
+from sqlalchemy import Engine, insert, text
 
 from storage import counters, database
-from storage.ledger import claim, finish
+from storage.ledger import finish
 from storage.ledger.finish import NewArtifact, Succeeded
 from storage.lifecycle import JobStatus
 from storage.tables import Artifact
+from workers.turns import Turns
 
 POOL = "default"
 LEASE_S = 600.0
@@ -94,36 +95,41 @@ def in_batches(
     when there is nothing, a hundred times a second.
     """
     engine = database.connect(url, application="bench", keep_plans=True)
-    done, key = 0, None
+    done = 0
+    turns = turns_of(engine, stay=stay)
     with engine.connect():
         pass
     started = time.monotonic()
     while done < most and time.monotonic() - started < seconds:
-        batch = claim.claim(
-            engine,
-            worker="bench",
-            pool=POOL,
-            size=BATCH,
-            lease_s=LEASE_S,
-            prefer=key if stay else None,
-            after=key,
-        )
+        batch = turns.next()
         if batch is None:
             if until_idle:
                 break
             time.sleep(0.01)
             continue
-        key = batch.batch_key
         finish.finish(
             engine,
             batch.claim_id,
             [Succeeded(job.id, [artifact(batch.claim_id, job.id)]) for job in batch.jobs],
         )
+        turns.spent(batch, 0.001)
         done += len(batch.jobs)
         time.sleep(pause_s)
     ended = time.monotonic()
     engine.dispose()
     return Shift(done, started, ended)
+
+
+def turns_of(engine: Engine, *, stay: bool) -> Turns:
+    """A worker's turns: on a key while that has work, or on the next one with each claim."""
+    return Turns(
+        engine,
+        worker="bench",
+        pools=[POOL],
+        size=lambda _: BATCH,
+        lease_s=LEASE_S,
+        slice_s=LEASE_S if stay else 0,
+    )
 
 
 def artifact(claim_id: UUID, job_id: UUID) -> NewArtifact:

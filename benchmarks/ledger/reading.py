@@ -8,17 +8,17 @@ from uuid import UUID
 
 from sqlalchemy import Engine, text
 
-from benchmarks.ledger.crew import crew, in_batches
-from benchmarks.ledger.figures import (
+from benchmarks.figures import (
     Figure,
-    Scale,
     alternated,
     percentile,
     ratio,
     seconds_of,
     shown,
 )
-from benchmarks.ledger.ground import Books
+from benchmarks.ground import Books
+from benchmarks.ledger.crew import crew, in_batches
+from benchmarks.ledger.scale import Scale
 from storage import views
 
 WORKERS = 2

@@ -7,9 +7,10 @@ from functools import partial
 
 from sqlalchemy import Connection, Engine, event
 
+from benchmarks.figures import Figure, alternated, ratio, shown
+from benchmarks.ground import Books, Ground, recipients
 from benchmarks.ledger.crew import Shift, crew, in_batches, one_by_one, rate, two_statements
-from benchmarks.ledger.figures import Figure, Scale, alternated, ratio, shown
-from benchmarks.ledger.ground import Books, Ground, recipients
+from benchmarks.ledger.scale import Scale
 from jobs.services import Services
 from jobs.submissions import JobSubmission, submit_job
 
@@ -63,7 +64,7 @@ def _transactions(services: Services, books: Books) -> Figure:
     from workers.runner import Runner  # noqa: PLC0415
 
     services.objects.ensure_bucket()
-    settings = services.settings
+    settings = services.settings.model_copy(update={"batch_size": 8})
     submission = JobSubmission(kind="image", request={"prompt": "mug", "size": "64x64", "steps": 1})
     for _ in range((BATCHES + 1) * settings.batch_size):
         submit_job(services, books.tenant_id, submission)
@@ -92,8 +93,8 @@ def _transactions(services: Services, books: Books) -> Figure:
         len(begun) / batches,
         3,
         "transactions",
-        f"BEGINs of workers.runner.Runner over {batches} batches of {settings.batch_size} with the "
-        "model loaded, the heartbeat on an engine of its own",
+        f"BEGINs of workers.runner.Runner over {batches} batches of {settings.batch_size} at most, "
+        "with the model loaded, the heartbeat on an engine of its own",
     )
 
 

@@ -10,8 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import Engine, text
 
-from benchmarks.ledger.figures import Figure, Scale, percentile
-from benchmarks.ledger.ground import Books, Ground
+from benchmarks.figures import Figure, percentile
+from benchmarks.ground import Books, Ground
+from benchmarks.ledger.scale import Scale
 from jobs.processes import Program
 from jobs.queue import WakeUps
 from jobs.submissions import JobSubmission, submit_job

@@ -75,7 +75,8 @@ class JobPage(BaseModel):
 class Campaign(BaseModel):
     """A campaign and how far it is: artifacts per second lately, and seconds left at that rate.
 
-    With a run window, no job of it starts from ``closes_at`` to ``reopens_at``.
+    From ``closes_at`` on no job of it starts, up to ``reopens_at``; without that, what has not
+    started expires.
     """
 
     model_config = ConfigDict(from_attributes=True)

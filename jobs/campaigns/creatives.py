@@ -15,7 +15,7 @@ from jobs.campaigns.templates import Template
 from jobs.kinds import KINDS, Kind, KindRequest
 from jobs.kinds.values import derived_seed
 from jobs.problems import BadInputError, Problem, from_validation
-from jobs.registry.choice import choose
+from jobs.registry.choice import adapters_of, choose
 from storage.models import ModelCard
 
 MAX_PROBLEMS = 20
@@ -91,7 +91,7 @@ def compile_campaign(spec: CampaignSpec, models: Mapping[str, ModelCard]) -> lis
             ]
             continue
         try:
-            creatives.append(compile_creative(creative, kind, card))
+            creatives.append(compile_creative(creative, kind, card, adapters_of(models, uses)))
         except BadInputError as error:
             problems += [under(problem, place) for problem in error.problems]
     problems = problems or needs.check([compiled.inputs for compiled in creatives])
@@ -101,8 +101,10 @@ def compile_campaign(spec: CampaignSpec, models: Mapping[str, ModelCard]) -> lis
     return creatives
 
 
-def compile_creative(spec: CreativeSpec, kind: Kind, card: ModelCard) -> CompiledCreative:
-    """The creative for a model.
+def compile_creative(
+    spec: CreativeSpec, kind: Kind, card: ModelCard, adapters: Sequence[ModelCard] = ()
+) -> CompiledCreative:
+    """The creative for a model, and the adapters that it uses on top.
 
     Raises:
         BadInputError: the model cannot do it, or a template is wrong; fields are relative.
@@ -112,7 +114,7 @@ def compile_creative(spec: CreativeSpec, kind: Kind, card: ModelCard) -> Compile
     parameters = {**resolved.model_dump(mode="json"), **sources, "seed": spec.seed}
     creative = Creative.from_parameters(spec.name, kind.name, parameters)
     inputs = needs.inputs_of(spec.name, kind, parameters, creative.templates)
-    return CompiledCreative(creative, card.pool, kind.batch_key(resolved, card), inputs)
+    return CompiledCreative(creative, card.pool, kind.batch_key(resolved, card, adapters), inputs)
 
 
 def render(

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,6 +29,7 @@ from jobs.registry.choice import USE_SAYS, Use
 
 MAX_CREATIVES = 50
 DEFAULT_KIND = "image"
+EXAMPLE_TIME = "2026-12-24T18:00:00+01:00"
 
 SeedRule = Literal["per-recipient", "random"] | int
 SEED_RULES = ("per-recipient", "random")
@@ -123,6 +126,10 @@ class CampaignSpec(BaseModel):
     name: Annotated[Text, Field(min_length=1, max_length=200)]
     model: Text | None = None
     use: Annotated[Use, Field(description=USE_SAYS)] = "commercial"
+    deadline: Annotated[
+        AwareDatetime | None,
+        Field(description="What has not started by then expires.", examples=[EXAMPLE_TIME]),
+    ] = None
     recipients: RecipientsSpec
     creatives: Annotated[list[CreativeSpec], Field(min_length=1, max_length=MAX_CREATIVES)]
 
@@ -132,6 +139,17 @@ class CampaignSpec(BaseModel):
         """Keep the marks of the file, for problems that are found later."""
         if isinstance(context, Marks):
             self._marks = context
+
+    @field_validator("deadline", mode="before")
+    @classmethod
+    def _check_deadline(cls, deadline: object) -> object:
+        # Not left to pydantic: it would take numbers, and dates for midnight somewhere.
+        try:
+            if deadline is None or datetime.fromisoformat(str(deadline)).utcoffset() is not None:
+                return deadline
+        except ValueError:
+            pass
+        raise ValueError(f"must be a time with its offset from UTC, such as {EXAMPLE_TIME}")
 
     def model_of(self, creative: CreativeSpec) -> str:
         """The name of the model that ``creative`` is made with, as far as it is a name at all."""

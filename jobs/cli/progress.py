@@ -65,6 +65,9 @@ def summary(view: CampaignView) -> str:
     if view.status is not CampaignStatus.FINISHED and view.rate:
         text += f"\n  {_facts(view)}"
     if view.closes_at and not view.over:
-        text += f"\n  run window: closes {view.closes_at.isoformat()}"
-        text += f", opens {view.reopens_at.isoformat()}" if view.reopens_at else ""
+        closes = view.closes_at.isoformat()
+        if view.reopens_at:
+            text += f"\n  run window: closes {closes}, opens {view.reopens_at.isoformat()}"
+        else:
+            text += f"\n  closes {closes}: what has not started by then expires"
     return text

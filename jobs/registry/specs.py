@@ -28,6 +28,12 @@ def _stored(text: str) -> str:
     return text
 
 
+def _pool(pool: str) -> str:
+    if "," in pool or pool != pool.strip():
+        raise ValueError("must be one name, without commas or spaces around it")
+    return pool
+
+
 def _family(family: str) -> str:
     if family not in FAMILY_KINDS:
         raise ValueError(f"unknown family {family!r}; {nearest(family, list(FAMILY_KINDS))}")
@@ -75,9 +81,11 @@ class ModelSpec(BaseModel):
     adapter_for: Annotated[
         str | None, Field(description="It is an adapter, and this is the model that it is for.")
     ] = None
-    pool: Annotated[Text, Field(description="The workers that run it: their PRESSWORK_POOL.")] = (
-        "default"
-    )
+    pool: Annotated[
+        Text,
+        AfterValidator(_pool),
+        Field(description="The workers that run it: it is in their PRESSWORK_POOL."),
+    ] = "default"
     size: Annotated[str, Field(description="The default size in pixels.")] = "512x512"
     steps: Annotated[int, Field(ge=1)] = 30
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 7.5

@@ -152,6 +152,9 @@ def _campaign(data: Mapping[str, Any], marks: Marks, folder: Path | None) -> Cam
     else:
         message = "must be a campaign" + (", or the name of its file" if folder else "")
         raise BadInputError(marks.place(Problem(message, field="campaign")))
+    if spec.deadline is not None:
+        message = "is for one campaign; a schedule has a window, with late: expire"
+        raise BadInputError(spec.place(Problem(message, field="deadline")))
     recipients = spec.recipients
     if recipients.file is not None:
         message = (

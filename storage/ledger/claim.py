@@ -1,7 +1,8 @@
 """How a worker gets work and keeps its right to it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,22 +11,24 @@ from sqlalchemy.exc import OperationalError
 
 from storage import counters
 from storage.ledger import needs
+from storage.ledger.backlog import CAMPAIGN_PRIORITY, Turn
 from storage.lifecycle import FINAL, JobStatus
 
 CANCEL_CHANNEL = "presswork_cancel"
 """NOTIFY with a claim's id: one of its jobs is to be cancelled."""
 
 KEYS_LOOKED_AT = 8
-"""How many keys a claim tries whose jobs are all being taken by others, before it gives up."""
+"""How many turns a claim tries whose jobs are all being taken by others, before it gives up."""
 
 LOOK_AGAIN_S = 5.0
 
-CAMPAIGN_PRIORITY = 0
-"""The column's default, which the jobs of campaigns have."""
+MATES_LOOKED_AT = 64
+"""Of how many tenants less urgent jobs may fill a batch."""
 
 _NO_ID = UUID(int=0)
-_NOTHING = (-(2**15), _NO_ID)
-_FIRST = (-(2**15), "")
+
+Behind = dict[tuple[str, UUID], UUID]
+"""By batch key and tenant, the id up to which jobs are passed by: a cancelled campaign's last."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,10 @@ class CampaignPart:
 
 @dataclass(frozen=True)
 class ClaimedJob:
-    """A job this worker may run: with its own ``request``, or as part of a campaign."""
+    """A job this worker may run: with its own ``request``, or as part of a campaign.
+
+    ``solo``: it may be what has killed a process before.
+    """
 
     id: UUID
     tenant_id: UUID
@@ -49,6 +55,7 @@ class ClaimedJob:
     attempt: int
     request: dict[str, Any] | None
     part: CampaignPart | None
+    solo: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,11 @@ class Batch:
     batch_key: str
     lease_s: float
     jobs: tuple[ClaimedJob, ...]
+
+    @property
+    def is_solo(self) -> bool:
+        """Whether it may kill its process, and is to take no other claim down with it."""
+        return any(job.solo for job in self.jobs)
 
 
 @dataclass(frozen=True)
@@ -73,26 +85,23 @@ def claim(
     engine: Engine,
     *,
     worker: str,
-    pool: str,
-    size: int,
+    size: Callable[[str], int],
     lease_s: float,
-    prefer: str | None = None,
-    after: str | None = None,
+    turns: Callable[[Connection], Iterator[Turn]],
 ) -> Batch | None:
-    """Take up to ``size`` queued jobs of one batch key; None: nothing to do.
+    """Take queued jobs of one batch key, up to its ``size``; None: nothing to do.
 
-    ``prefer`` is the key to stay on, without a look at the others. Otherwise, or when that has
-    nothing left, the keys that have a job of the best priority take turns: the next one behind
-    ``after`` or ``prefer`` is taken, or behind a random point, so that idle workers spread out.
+    ``turns`` says of which, the best first; it is asked within the claim's transaction, for as many
+    as turn out to be taken by others at this moment, up to `KEYS_LOOKED_AT`.
 
     The attempt is counted here, before the device is touched, so that a job that kills its
     process runs out of attempts. A job marked ``solo`` (its lease expired before) comes alone.
 
-    Jobs of a cancelled campaign that stand in the way are cancelled, ``size`` at most per key; the
+    Jobs of a cancelled campaign that stand in the way are cancelled, a batch at most per key; the
     claim then looks behind the campaign's last job, however many the sweeper has yet to cancel.
     What was submitted in the very seconds in which that campaign was may have to wait for that.
     """
-    behind: dict[str, tuple[int, UUID]] = {}
+    behind: Behind = {}
     while True:
         claim_id = uuid4()
         try:
@@ -101,10 +110,9 @@ def claim(
                     connection,
                     claim_id,
                     worker=worker,
-                    pool=pool,
                     size=size,
                     lease_s=lease_s,
-                    keys=_keys(connection, pool, prefer, after or prefer or claim_id.hex),
+                    turns=islice(turns(connection), KEYS_LOOKED_AT),
                     behind=behind,
                 )
         except OperationalError:
@@ -122,23 +130,21 @@ def _claim(
     claim_id: UUID,
     *,
     worker: str,
-    pool: str,
-    size: int,
+    size: Callable[[str], int],
     lease_s: float,
-    keys: Iterator[str],
-    behind: dict[str, tuple[int, UUID]],
+    turns: Iterator[Turn],
+    behind: Behind,
 ) -> Batch | None:
     """One attempt; a batch without jobs: what was found may not start; ``behind`` has moved on."""
-    for batch_key in keys:
+    for turn in turns:
         taken = _take(
             connection,
             claim_id,
             worker=worker,
-            pool=pool,
-            batch_key=batch_key,
-            size=size,
+            turn=turn,
+            size=size(turn.batch_key),
             lease_s=lease_s,
-            behind=behind.get(batch_key, _NOTHING),
+            behind=behind,
         )
         if not taken:
             continue
@@ -146,53 +152,15 @@ def _claim(
         if ended:
             moves = needs.follow(connection, ended, needs.lock(connection, ended, wait=False))
             counters.add(connection, claim_id, counters.moves(moves), following=True)
-        batch = _batch(claim_id, batch_key, lease_s, taken)
+        batch = _batch(claim_id, turn.batch_key, lease_s, taken)
         if not batch.jobs:
             # Commit, and look again: two that go on with counters locked could deadlock. (All of
             # them belong to campaigns: nothing keeps other jobs from running.)
-            last = _last_job(connection, {job.campaign_id for job in taken})
-            behind[batch_key] = (CAMPAIGN_PRIORITY, last)
+            for tenant_id in {job.tenant_id for job in taken}:
+                campaigns = {job.campaign_id for job in taken if job.tenant_id == tenant_id}
+                behind[turn.batch_key, tenant_id] = _last_job(connection, campaigns)
         return batch
     return None
-
-
-def _keys(connection: Connection, pool: str, prefer: str | None, after: str) -> Iterator[str]:
-    """The batch keys to try, best first: looked up one by one, as they are asked for."""
-    tried = set()
-    if prefer is not None:
-        tried.add(prefer)
-        yield prefer
-    best = _next_head(connection, pool, _FIRST)
-    if best is None:
-        return
-    head: tuple[int, str] | None = (best[0], after)
-    in_turn = True
-    while head and len(tried) < KEYS_LOOKED_AT:
-        head = _next_head(connection, pool, head)
-        if in_turn and (head is None or head[0] != best[0]):
-            # Behind the last key comes the first; behind all of them, those of lower priority.
-            head, in_turn = best, False
-        if head and head[1] not in tried:
-            tried.add(head[1])
-            yield head[1]
-
-
-def _next_head(
-    connection: Connection, pool: str, behind: tuple[int, str]
-) -> tuple[int, str] | None:
-    """The next priority and batch key that have a queued job: one probe of the index."""
-    row = connection.execute(
-        text(
-            """
-            SELECT priority, batch_key FROM jobs
-            WHERE pool = :pool AND status = 'queued'
-              AND (priority, batch_key) > (:priority, :batch_key)
-            ORDER BY priority, batch_key LIMIT 1
-            """
-        ),
-        {"pool": pool, "priority": behind[0], "batch_key": behind[1]},
-    ).first()
-    return (row.priority, row.batch_key) if row else None
 
 
 def _take(
@@ -200,28 +168,35 @@ def _take(
     claim_id: UUID,
     *,
     worker: str,
-    pool: str,
-    batch_key: str,
+    turn: Turn,
     size: int,
     lease_s: float,
-    behind: tuple[int, UUID],
+    behind: Behind,
 ) -> Sequence[Row[Any]]:
-    """What became of the jobs at the head of a key, counted and with a claim for those that run.
+    """What became of the jobs at the head of a turn, counted and with a claim for those that run.
 
     They run, or are cancelled with their campaign; those of one whose run window has ended wait
     for the next one, or expire.
     """
+    passed = [behind.get((turn.batch_key, tenant_id), _NO_ID) for tenant_id in turn.tenants]
     return connection.execute(
         _TAKE,
         {
             "claim_id": claim_id,
             "worker": worker,
-            "pool": pool,
-            "batch_key": batch_key,
+            "pool": turn.pool,
+            "batch_key": turn.batch_key,
+            "priority": turn.priority,
             "size": size,
+            "tenants": list(turn.tenants),
+            # Only a campaign's jobs are passed by, and those have one priority.
+            "passed": passed if turn.priority == CAMPAIGN_PRIORITY else [_NO_ID] * len(passed),
+            "goes_round": any(passed != _NO_ID for passed in passed),
+            "urgent": [each.campaign_id for each in turn.urgent],
+            "urgent_tenants": [each.tenant_id for each in turn.urgent],
+            "urgent_first": [each.first_id for each in turn.urgent],
+            "urgent_last": [each.last_id for each in turn.urgent],
             "lease_s": lease_s,
-            "behind_priority": behind[0],
-            "behind_id": behind[1],
             "look_again_s": LOOK_AGAIN_S,
             "before": JobStatus.QUEUED,
             "slot": counters.slot(claim_id),
@@ -230,8 +205,9 @@ def _take(
 
 
 _COLUMNS = """
-    jobs.id, jobs.tenant_id, jobs.campaign_id, jobs.status, jobs.kind, jobs.attempts, jobs.request,
-    jobs.creative_id, creatives.name, creatives.parameters, recipients.key, recipients.data
+    jobs.id, jobs.tenant_id, jobs.campaign_id, jobs.status, jobs.kind, jobs.attempts, jobs.solo,
+    jobs.request, jobs.creative_id, creatives.name, creatives.parameters, recipients.key,
+    recipients.data
 """
 _PARTS = """
     LEFT JOIN creatives ON creatives.id = jobs.creative_id
@@ -240,16 +216,51 @@ _PARTS = """
 
 _TAKE = text(
     f"""
-    WITH head AS MATERIALIZED (
-        SELECT id, priority, solo, campaign_id FROM jobs
-        WHERE pool = :pool AND batch_key = :batch_key AND status = 'queued'
-          AND (priority, id) > (:behind_priority, :behind_id)
-        ORDER BY priority, id LIMIT :size
-        FOR UPDATE SKIP LOCKED
+    -- Each tenant's jobs are a range of the index, and as many ranges are read as fill the batch.
+    WITH urgent AS MATERIALIZED (
+        SELECT job.*, 0 AS part, place FROM unnest(
+            CAST(:urgent AS uuid[]), CAST(:urgent_tenants AS uuid[]),
+            CAST(:urgent_first AS uuid[]), CAST(:urgent_last AS uuid[])
+        ) WITH ORDINALITY AS near (campaign_id, tenant_id, first_id, last_id, place)
+        CROSS JOIN LATERAL (
+            SELECT id, priority, solo, jobs.campaign_id FROM jobs
+            WHERE pool = :pool AND priority = {CAMPAIGN_PRIORITY}
+              AND jobs.tenant_id = near.tenant_id AND batch_key = :batch_key
+              AND status = 'queued' AND id BETWEEN first_id AND last_id
+              -- Not by the index of a campaign's jobs: it holds those that are done as well.
+              AND jobs.campaign_id IS NOT DISTINCT FROM near.campaign_id
+            ORDER BY id LIMIT :size
+            FOR UPDATE SKIP LOCKED
+        ) AS job LIMIT :size
+    ), shared AS MATERIALIZED (
+        SELECT job.*, 1 AS part, place
+        FROM unnest(CAST(:tenants AS uuid[]), CAST(:passed AS uuid[]))
+            WITH ORDINALITY AS mates (tenant_id, passed_id, place)
+        CROSS JOIN LATERAL (
+            SELECT id, priority, solo, campaign_id FROM jobs
+            WHERE pool = :pool AND priority = :priority AND jobs.tenant_id = mates.tenant_id
+              AND batch_key = :batch_key AND status = 'queued' AND id > passed_id
+              AND (campaign_id IS NULL OR campaign_id <> ALL(CAST(:urgent AS uuid[])))
+            ORDER BY id LIMIT :size
+            FOR UPDATE SKIP LOCKED
+        ) AS job LIMIT :size - (SELECT count(*) FROM urgent)
+    ), first AS (SELECT * FROM urgent UNION ALL SELECT * FROM shared), filling AS MATERIALIZED (
+        SELECT job.*, 2 AS part, place
+        FROM unnest(CAST(:tenants AS uuid[])) WITH ORDINALITY AS mates (tenant_id, place)
+        CROSS JOIN LATERAL (
+            SELECT id, priority, solo, campaign_id FROM jobs
+            WHERE pool = :pool AND priority > :priority AND jobs.tenant_id = mates.tenant_id
+              AND batch_key = :batch_key AND status = 'queued'
+            ORDER BY priority, id LIMIT :size
+            FOR UPDATE SKIP LOCKED
+        ) AS job
+        WHERE place <= {MATES_LOOKED_AT} AND (:goes_round OR EXISTS (SELECT FROM first))
+        LIMIT :size - (SELECT count(*) FROM first)
     ), ranked AS (
-        SELECT id, campaign_id, solo, row_number() OVER w AS place,
+        SELECT id, campaign_id, solo, row_number() OVER w AS rank,
                first_value(solo) OVER w AS first_is_solo
-        FROM head WINDOW w AS (ORDER BY priority, id)
+        FROM (SELECT * FROM first UNION ALL SELECT * FROM filling) AS head
+        WINDOW w AS (ORDER BY part, place, priority, id)
     ), taken AS MATERIALIZED (
         SELECT ranked.id, campaigns.reopens_at, CASE
             WHEN campaigns.cancelled_at IS NOT NULL THEN 'cancelled'
@@ -257,7 +268,7 @@ _TAKE = text(
                 CASE WHEN campaigns.reopens_at IS NULL THEN 'expired' ELSE 'waiting' END
             ELSE 'running' END AS next
         FROM ranked LEFT JOIN campaigns ON campaigns.id = ranked.campaign_id
-        WHERE place = 1 OR NOT (solo OR first_is_solo)
+        WHERE rank = 1 OR NOT (solo OR first_is_solo)
     ), moved AS (
         UPDATE jobs SET
             status = next,
@@ -323,6 +334,7 @@ def _batch(claim_id: UUID, batch_key: str, lease_s: float, rows: Sequence[Row[An
             part=None
             if row.request is not None
             else CampaignPart(row.creative_id, row.name, row.parameters, row.key, row.data),
+            solo=row.solo,
         )
         for row in rows
         if row.status == JobStatus.RUNNING
@@ -331,7 +343,11 @@ def _batch(claim_id: UUID, batch_key: str, lease_s: float, rows: Sequence[Row[An
 
 
 def renew(engine: Engine, claim_id: UUID) -> Lease:
-    """Heartbeat: extend the lease on the database's clock, and learn what was cancelled."""
+    """Heartbeat: extend the lease on the database's clock, and learn what was cancelled.
+
+    One that is just being finished, or taken, is left as it is: the heartbeat has others to renew,
+    and must not wait for it.
+    """
     with engine.begin() as connection:
         # First: what it may have to wait for must not use up the lease that it is about to extend.
         cancelled = connection.execute(
@@ -347,35 +363,16 @@ def renew(engine: Engine, claim_id: UUID) -> Lease:
         held = connection.execute(
             text(
                 """
-                UPDATE claims SET lease_until = clock_timestamp() + make_interval(secs => lease_s)
-                WHERE id = :id
+                WITH free AS MATERIALIZED (
+                    SELECT id FROM claims WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED
+                ), renewed AS (
+                    UPDATE claims
+                    SET lease_until = clock_timestamp() + make_interval(secs => lease_s)
+                    FROM free WHERE claims.id = free.id
+                )
+                SELECT EXISTS (SELECT FROM claims WHERE id = :id)
                 """
             ),
             {"id": claim_id},
-        ).rowcount
+        ).scalar_one()
         return Lease(bool(held), found)
-
-
-def queued_pools(engine: Engine) -> list[tuple[str, int]]:
-    """The pools that have queued work, with how many workers were seen lately in each."""
-    with engine.begin() as connection:
-        rows = connection.execute(
-            text(
-                """
-                WITH RECURSIVE pools AS (
-                    (SELECT pool FROM jobs WHERE status = 'queued' ORDER BY pool LIMIT 1)
-                    UNION ALL
-                    SELECT next.pool FROM pools CROSS JOIN LATERAL (
-                        SELECT pool FROM jobs WHERE status = 'queued' AND pool > pools.pool
-                        ORDER BY pool LIMIT 1
-                    ) AS next
-                )
-                SELECT pool, (
-                    SELECT count(*) FROM workers
-                    WHERE workers.pool = pools.pool
-                      AND seen_at > clock_timestamp() - interval '1 minute'
-                ) AS workers FROM pools
-                """
-            )
-        ).all()
-    return [(row.pool, row.workers) for row in rows]

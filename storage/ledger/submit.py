@@ -73,8 +73,8 @@ class NewWindow:
     """When a campaign's jobs may start; the fields are those of `storage.tables.Campaign`."""
 
     closes_at: datetime
-    reopens_at: datetime | None
-    run_window: dict[str, Any]
+    reopens_at: datetime | None = None
+    run_window: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _insert_campaign(connection: Connection, campaign: NewCampaign) -> UUID:
             idempotency_key=campaign.idempotency_key,
             request_sha256=campaign.request_sha256,
             recipients=0,
-            **(vars(campaign.window) if campaign.window else {}),
+            **_given(campaign.window),
         )
         .returning(Campaign.id)
     ).scalar_one()
@@ -249,6 +249,10 @@ def _insert_campaign(connection: Connection, campaign: NewCampaign) -> UUID:
         ],
     )
     return campaign_id
+
+
+def _given(window: NewWindow | None) -> dict[str, Any]:
+    return {name: value for name, value in vars(window).items() if value} if window else {}
 
 
 def _needs_first(creatives: Sequence[NewCreative]) -> list[NewCreative]:

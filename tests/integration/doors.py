@@ -17,11 +17,12 @@ from jobs.campaigns.file import from_mapping
 from jobs.services import Services
 from jobs.settings import Settings
 from storage import tenants
-from storage.ledger import claim, fanout, finish
+from storage.ledger import fanout, finish
 from storage.ledger.claim import Batch
 from storage.ledger.finish import Failed, NewArtifact, Succeeded
 from storage.objects import artifact_key, sha256_hex
 from storage.tables import Base
+from tests.integration.ledger_cases import take
 
 PROBLEM = "application/problem+json"
 
@@ -91,7 +92,7 @@ def fanned_out(services: Services, tenant_id: UUID, given: Mapping[str, Any]) ->
 
 def claimed(services: Services, size: int = 100) -> Batch:
     """Queued jobs in the hands of a worker."""
-    batch = claim.claim(services.engine, worker="w", pool="default", size=size, lease_s=60)
+    batch = take(services.engine, size)
     assert batch, "nothing is queued"
     return batch
 

@@ -14,12 +14,13 @@ import psycopg
 from sqlalchemy import Connection, Engine, Row, event, text
 
 from storage import counters
-from storage.ledger import claim, fanout, finish, submit
+from storage.ledger import fanout, finish, submit
 from storage.ledger.claim import Batch
 from storage.ledger.finish import Failed, NewArtifact, Outcome, Released, Succeeded
 from storage.ledger.submit import NewCampaign, NewCreative, NewJob
 from storage.lifecycle import FINAL, JobStatus
 from storage.tables import Job
+from workers.turns import Turns
 
 POOL = "default"
 LEASE_S = 60.0
@@ -100,16 +101,18 @@ def take(
     after: str | None = None,
     lease_s: float = LEASE_S,
 ) -> Batch | None:
-    """Claim as a worker does."""
-    return claim.claim(
+    """Claim as a worker does that stays on the key ``prefer``, or comes from ``after``."""
+    key = prefer or after
+    turns = Turns(
         engine,
         worker="tester",
-        pool=pool,
-        size=size,
+        pools=[pool],
+        size=lambda _: size,
         lease_s=lease_s,
-        prefer=prefer,
-        after=after,
+        slice_s=LEASE_S if prefer else 0,
+        came_from=(pool, key) if key else None,
     )
+    return turns.next()
 
 
 def take_some(engine: Engine, size: int = 100, *, prefer: str | None = None) -> Batch:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from storage import counters, workers
-from storage.ledger import cancel, claim
+from storage.ledger import backlog, cancel, claim
 from storage.ledger.claim import Batch, CampaignPart
 from storage.lifecycle import JobStatus
 from tests.integration.ledger_cases import (
@@ -128,7 +128,7 @@ def test_size(engine: Engine, tenant_id: UUID) -> None:
 
 def test_prefer(engine: Engine, tenant_id: UUID) -> None:
     """A worker stays on the key it prefers while that has work, then takes the others."""
-    submit_jobs(engine, tenant_id, 1, "a", priority=-1)
+    submit_jobs(engine, tenant_id, 1, "a")
     submit_jobs(engine, tenant_id, 2, "b")
     found = [batch.batch_key for batch in drain(engine, 1, prefer="b")]
     assert found == ["b", "b", "a"]
@@ -181,7 +181,7 @@ def test_a_claim_gives_up_among_keys_that_others_are_taking(
     tried = []
 
     def note(_: Any, _cursor: Any, statement: str, values: Any, *_more: Any) -> None:
-        if "WITH head" in statement:
+        if "WITH urgent" in statement:
             tried.append(values["batch_key"])
 
     with engine.begin() as connection:
@@ -368,7 +368,7 @@ def test_claims_that_drop_jobs_do_not_deadlock(
     keys_tried: Counter[Any] = Counter()
 
     def meet(_: Connection, _cursor: Any, statement: str, *_more: Any) -> None:
-        if "WITH head" in statement:
+        if "WITH urgent" in statement:
             keys_tried[threading.get_ident()] += 1
             if keys_tried[threading.get_ident()] == 2:
                 met.wait()  # each has dropped jobs of the first campaign, and meets the second
@@ -381,19 +381,19 @@ def test_claims_that_drop_jobs_do_not_deadlock(
 
 def test_queued_pools(engine: Engine, tenant_id: UUID) -> None:
     """Pools with queued work are listed once each, with the workers that were seen lately."""
-    assert claim.queued_pools(engine) == []
+    assert backlog.queued_pools(engine) == []
     submit_jobs(engine, tenant_id, 3, "a", pool="small")
     submit_jobs(engine, tenant_id, 2, "b", pool="small")
     submit_jobs(engine, tenant_id, 1, "a", pool="large")
     submit_jobs(engine, tenant_id, 1, "a", pool="busy")
     assert take(engine, pool="busy") is not None
-    for name in ("one", "two", "gone"):
-        workers.seen(engine, name=name, pool="small", device="cpu")
+    for name, pools in (("one", "small"), ("two", "medium,small"), ("gone", "small")):
+        workers.seen(engine, name=name, pool=pools, device="cpu")
     execute(
         engine,
         "UPDATE workers SET seen_at = clock_timestamp() - interval '1 hour' WHERE name = 'gone'",
     )
-    assert claim.queued_pools(engine) == [("large", 0), ("small", 2)]
+    assert backlog.queued_pools(engine) == [("large", 0), ("small", 2)]
 
 
 Plan = Mapping[str, Any]
@@ -457,13 +457,15 @@ def test_claim_reads_the_index_in_order(large: Engine) -> None:
         for node, above in nodes(plan):
             if node.get("Relation Name") == "jobs" and node["Node Type"] != "ModifyTable":
                 assert node["Node Type"] in ("Index Scan", "Index Only Scan"), json.dumps(plan)
-            if node.get("Index Name") in ("ix_jobs_queued", "ix_jobs_turns"):
+            if node.get("Index Name") == "ix_jobs_turns":
                 queued_scans += 1
                 assert node["Scan Direction"] == "Forward"
                 # What stands between the scan and its LIMIT would read all jobs of the key.
                 below_limit = above[len(above) - above[::-1].index("Limit") :]
                 assert not {"Sort", "Incremental Sort"} & set(below_limit), json.dumps(plan)
-    assert queued_scans == 2 * 3
+    # Twice each: best priority, tenants and the next of them, up to the end and round it; what is
+    # urgent; the tenant's next key; and the urgent jobs, those in turn, and those that fill.
+    assert queued_scans == 2 * (2 * 3 + 1 + 1 + 3)
 
 
 def test_what_is_less_urgent_than_a_cancelled_campaign_does_not_wait(

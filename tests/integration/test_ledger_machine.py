@@ -22,7 +22,7 @@ from storage import tenants
 from storage.ledger import cancel, claim, fanout, finish, recover, submit, windows
 from storage.ledger.cancel import RETRY_ATTEMPTS, WrongStateError
 from storage.ledger.claim import Batch
-from storage.ledger.finish import Outcome, Released
+from storage.ledger.finish import Deferred, Outcome, Released, Reused
 from storage.ledger.new_needs import NeedError
 from storage.lifecycle import CANCELLABLE, FINAL, RETRYABLE, TRANSITIONS, JobStatus
 from tests.integration.ledger_cases import (
@@ -52,7 +52,18 @@ SUCCEEDED, FAILED, CANCELLED = JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.
 KEYS = st.sampled_from("ab")
 ANY = st.integers(0, 99)
 """Which one of those that there are."""
-ENDS = st.sampled_from(["succeeded", "retryable", "retryable", "hopeless", "released", "goes on"])
+ENDS = st.sampled_from(
+    [
+        "succeeded",
+        "reused",
+        "retryable",
+        "retryable",
+        "hopeless",
+        "released",
+        "deferred",
+        "goes on",
+    ]
+)
 MOST = 4
 STEPS_S = st.sampled_from([-3600, 3600])
 WAIT_S = 1000.0
@@ -96,6 +107,10 @@ class ModelJob:
         elif how == "released":
             self.status = QUEUED
             self.attempts -= 1
+        elif how == "deferred":
+            self.status = WAITING
+            self.attempts -= 1
+            self.wait_s = WAIT_S
         elif how == "retryable" and self.attempts < self.max_attempts:
             self.status = WAITING
             self.wait_s = WAIT_S
@@ -136,6 +151,8 @@ def outcome(how: str, job_id: UUID, claim_id: UUID) -> Outcome:
             return made(job_id, by=str(claim_id), outputs=2)
         case "released":
             return Released(job_id)
+        case "deferred":
+            return Deferred(job_id, WAIT_S)
         case _:
             return broken(job_id, retry=how == "retryable")
 
@@ -300,9 +317,9 @@ class LedgerMachine(RuleBasedStateMachine):
         if not queued:
             return [[]]
         best = sorted({job.key for job in queued if job.priority == queued[0].priority})
-        if prefer in {job.key for job in queued}:
+        if prefer in best:
             keys = [prefer]
-        elif came_from := after or prefer:
+        elif came_from := prefer or after:
             keys = [min(best, key=lambda key: (key <= came_from, key))]
         else:
             keys = best
@@ -318,21 +335,30 @@ class LedgerMachine(RuleBasedStateMachine):
     def finish(self, number: int, ends: list[str], dies: bool) -> None:  # noqa: FBT001 (a draw)
         """A worker, or its zombie, reports how some of its jobs ended, and may die over it."""
         batch = self.some_batch(number)
+        makers = dict(self.artifacts)
         named = {
             job_id: how for job_id, how in zip(ids(batch), ends, strict=False) if how != "goes on"
         }
         expected = {}
-        for job_id, how in named.items():
+        source = pick(list(self.jobs), number)
+        # What refers to another comes last: that one may be a mate.
+        for job_id, how in sorted(named.items(), key=lambda each: each[1] == "reused"):
             job = self.jobs[job_id]
             if job.claim_id != batch.claim_id:
                 continue
             if job.status is RUNNING:
-                job.end(how)
-                if job.status is SUCCEEDED:
-                    self.artifacts.add((job_id, batch.claim_id))
+                maker = batch.claim_id if how == "succeeded" else makers.get(source)
+                job.end(how if how != "reused" else "succeeded" if maker else "released")
+                if job.status is SUCCEEDED and maker:
+                    self.artifacts.add((job_id, maker))
+                    if how == "succeeded":
+                        makers[job_id] = maker
             expected[job_id] = job.status
         self.follow()
-        outcomes = [outcome(how, job_id, batch.claim_id) for job_id, how in named.items()]
+        outcomes = [
+            Reused(job_id, source) if how == "reused" else outcome(how, job_id, batch.claim_id)
+            for job_id, how in named.items()
+        ]
         if dies:
             with pytest.raises(CrashError), at_commit(self.engine, commit_and_die):
                 finish.finish(self.engine, batch.claim_id, outcomes)

@@ -27,11 +27,12 @@ from jobs.problems import BadInputError
 from jobs.services import Services
 from jobs.standalone import Servers, ports
 from jobs.submissions import JobSubmission
-from storage.ledger import claim, fanout
+from storage.ledger import fanout
 from storage.ledger.needs import NeedArtifact
 from storage.objects import ObjectStore, picture_key, sha256_hex
 from tests.integration.batches import jobs
 from tests.integration.doors import PROBLEM, as_tenant, new_key, picture, served
+from tests.integration.ledger_cases import take
 from tests.integration.tinting import add_tint
 from workers.family import Item
 from workers.inputs import Inputs
@@ -381,7 +382,7 @@ def test_what_another_job_has_made(
         "input_corrupt": [good, NeedArtifact("made.png", "image/png", "0" * 64)],
         None: [good, good],
     }
-    batch = claim.claim(services.engine, worker="w", pool="default", size=8, lease_s=60)
+    batch = take(services.engine, 8)
     assert batch
     for code, outputs in cases.items():
         needed = {job_id: {str(other): outputs}}

@@ -1,5 +1,6 @@
 """The campaign file: every mistake with its line, all of them at once."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,23 @@ def test_place_of_later_problems(tmp_path: Path) -> None:
     assert spec.place(Problem("m", field="creatives[1].size")).line == 12
     assert spec.place(Problem("m", field="x[")).line == 1
     assert from_mapping(data()).place(Problem("m", field="name")) == Problem("m", field="name")
+
+
+@pytest.mark.parametrize(
+    "given", ["2026-12-24", "2026-12-24T18:00", "soon", "1800000000", "'18:00+01:00'"]
+)
+def test_a_deadline_that_is_no_moment(given: str) -> None:
+    """It is a time with its offset, and nothing that could be taken for another one."""
+    [error] = errors_of(f"{GOOD}deadline: {given}\n")
+    says = "must be a time with its offset from UTC, such as 2026-12-24T18:00:00+01:00"
+    assert error == f"c.yaml:18: deadline: {says}"
+
+
+@pytest.mark.parametrize("given", ["2026-12-24T18:00:00+01:00", "2026-12-24 17:00Z"])
+def test_a_deadline(given: str) -> None:
+    """It is the same moment, however it is written."""
+    spec = parse_yaml(f"{GOOD}deadline: {given}\n", "c.yaml")
+    assert spec.deadline == datetime(2026, 12, 24, 17, tzinfo=UTC)
 
 
 def write(folder: Path, content: bytes) -> Path:

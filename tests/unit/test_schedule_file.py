@@ -109,6 +109,11 @@ def test_what_is_left_out(tmp_path: Path) -> None:
             ["s.yaml:12: campaign.recipients.file: is not there when a schedule runs; put it into"],
         ),
         (
+            "  recipients:\n",
+            "  deadline: 2026-12-24T18:00Z\n  recipients:\n",
+            ["s.yaml:11: campaign.deadline: is for one campaign; a schedule has a window"],
+        ),
+        (
             "    bucket: lists/{date}.csv\n",
             "",
             ["s.yaml:11: campaign.recipients: name a file in the bucket, or give rows"],

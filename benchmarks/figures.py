@@ -1,8 +1,10 @@
 """What a measurement gives, and the arithmetic that all of them share."""
 
+import json
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,48 +35,6 @@ class Figure:
             "met": self.met,
             "detail": self.detail,
         }
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much is measured: a million jobs, or fewer to see that the benchmark still works."""
-
-    jobs: int
-
-    @property
-    def full(self) -> bool:
-        """Whether the figures mean anything."""
-        return self.jobs >= 100_000
-
-    @property
-    def tenth(self) -> int:
-        """100,000 of a million."""
-        return self.jobs // 10
-
-    @property
-    def few(self) -> int:
-        """10,000 of a million."""
-        return max(self.jobs // 100, 32)
-
-    @property
-    def churned(self) -> int:
-        """200,000 of a million."""
-        return self.jobs // 5
-
-    @property
-    def rounds(self) -> int:
-        """How often each side of a comparison is measured."""
-        return 5 if self.full else 2
-
-    @property
-    def seconds(self) -> float:
-        """How long a rate is observed."""
-        return 4.0 if self.full else 0.3
-
-    @property
-    def samples(self) -> int:
-        """How many latencies make a percentile."""
-        return 1000 if self.full else 20
 
 
 Clock = Callable[[], float]
@@ -123,4 +83,24 @@ def shown(values: Sequence[float], unit: str, digits: int = 0) -> str:
     return (
         f"{middle:,.{digits}f} {unit} ({least:,.{digits}f} to {most:,.{digits}f}, "
         f"{len(values)} rounds)"
+    )
+
+
+def report(figures: Iterable[Figure], *, as_json: bool) -> list[Figure]:
+    """Print each figure as it comes, and with ``as_json`` all of them in one object at the end."""
+    found = []
+    for figure in figures:
+        found.append(figure)
+        print(_line(figure), file=sys.stderr if as_json else sys.stdout, flush=True)
+    if as_json:
+        print(json.dumps({figure.name: figure.as_json() for figure in found}, indent=2))
+    return found
+
+
+def _line(figure: Figure) -> str:
+    sign = ">=" if figure.at_least else "<="
+    verdict = "met" if figure.met else "NOT MET"
+    return (
+        f"{figure.name}: {figure.value:.3g} {figure.unit}, target {sign} {figure.target:g}: "
+        f"{verdict}\n    {figure.detail}"
     )

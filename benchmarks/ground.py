@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from uuid import UUID, uuid4
 
 from sqlalchemy import Engine, text
@@ -129,15 +130,15 @@ class Ground:
         }
 
     @contextmanager
-    def books(self) -> Iterator[Books]:
-        """A fresh database."""
+    def books(self, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[Books]:
+        """A fresh database. ``more`` are settings beside those of the servers."""
         name = f"part_{uuid4().hex}"
         administrator = from_environment(self.environment).engine("benchmark", pool_size=1)
         outside = administrator.execution_options(isolation_level="AUTOCOMMIT")
         with outside.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0"))
         url = administrator.url.set(database=name).render_as_string(hide_password=False)
-        environment = {**self.environment, "PRESSWORK_DATABASE_URL": url}
+        environment = {**self.environment, **more, "PRESSWORK_DATABASE_URL": url}
         settings = from_environment(environment)
         engine = settings.engine("benchmark", pool_size=8)
         try:
