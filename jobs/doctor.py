@@ -1,12 +1,15 @@
 """Looks at each service and says what to do about what is wrong."""
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from jobs.devices import parse_devices
 from jobs.services import Services, open_services
 from jobs.settings import Settings
 from storage import clock, database, workers
@@ -36,9 +39,13 @@ def _findings(services: Services) -> Iterator[Finding]:
     database_answers = _database(services.engine)
     yield database_answers
     if database_answers.ok:
-        yield from (look(services.engine) for look in (_schema, _clock, _workers, _clocks))
+        yield from (
+            look(services.engine) for look in (_schema, _clock, _workers, _clocks, _compiled)
+        )
     yield _broker(services)
     yield _bucket(services)
+    if _compiles(services.settings):
+        yield _compiler()
 
 
 def _database(engine: Engine) -> Finding:
@@ -107,9 +114,34 @@ def _clocks(engine: Engine) -> Finding:
     )
 
 
+def _compiled(engine: Engine) -> Finding:
+    try:
+        found = workers.listed(engine, within_s=WORKER_SEEN_S)
+    except DBAPIError:
+        found = []
+    slow = {one.name: why for one in found if one.is_up and (why := runs_eager(one.counters))}
+    return Finding(
+        "compiled code",
+        ok=not slow,
+        says="; ".join(f"{name} {why}" for name, why in slow.items()) or "nothing runs without",
+        advice="the log of each says where; they work on, but slower: start them again once it is "
+        "mended",
+    )
+
+
+def runs_eager(counters: Mapping[str, int]) -> str:
+    """What a worker's counters say of code that should be compiled and is not; empty: all is."""
+    said = []
+    if limit := counters.get("recompile_limit"):
+        said.append(f"RUNS EAGER: the recompile limit was hit {limit} times")
+    if failures := counters.get("compile_failures"):
+        said.append(f"RUNS EAGER: compiling failed {failures} times")
+    return ", ".join(said)
+
+
 def _broker(services: Services) -> Finding:
     trouble = services.wake_ups.trouble()
-    waiting = services.wake_ups.waiting(services.settings.pool)
+    waiting = sum(services.wake_ups.waiting(pool) or 0 for pool in services.settings.pools)
     return Finding(
         "broker",
         ok=trouble is None,
@@ -138,4 +170,26 @@ def _bucket(services: Services) -> Finding:
         ok=same,
         says="stores, reads and deletes" if same else "gave back other bytes than were stored",
         advice="do not use this object store",
+    )
+
+
+def _compiles(settings: Settings) -> bool:
+    """Whether a worker on this machine would compile."""
+    if settings.compile == "auto":
+        try:
+            return any(slot.type != "cpu" for slot in parse_devices("all"))
+        except ValueError:  # of CUDA_VISIBLE_DEVICES, which says so to the worker
+            return False
+    return settings.compile == "on"
+
+
+def _compiler() -> Finding:
+    name = os.environ.get("CXX") or "g++"
+    path = shutil.which(name)
+    return Finding(
+        "compiler",
+        ok=path is not None,
+        says=path or f"no {name} on the path, which workers of this machine compile models with",
+        advice="install a C++ compiler (Debian: `apt-get install g++`), name one in CXX, or set "
+        "PRESSWORK_COMPILE=off; without one models run eager, and slower",
     )

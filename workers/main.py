@@ -23,16 +23,24 @@ from jobs.logs import set_up_logging
 from jobs.processes import die_with_parent, end_with_stack
 from jobs.queue import WORK, make_app
 from jobs.settings import Settings
-from workers.devices import supervise
+from workers.devices import slot_of, stay_on_cores, supervise
 from workers.stopping import Pause, StopFlag
 from workers.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 
 OFFLINE: Mapping[str, str] = MappingProxyType(
-    {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_HUB_KERNELS": "NO"}
+    {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "USE_HUB_KERNELS": "NO",
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
 )
-"""A worker has what it loads from the bucket: no library may ask the hub, for code least of all."""
+"""A worker has what it loads from the bucket: no library may ask the hub, for code least of all.
+
+Nor may onnxruntime tell its maker about us, for which it keeps a database that all slots share.
+"""
 
 
 class WorkerProcess:
@@ -50,14 +58,15 @@ class WorkerProcess:
         app = make_app(self._config.broker_url)
         app.task(name=WORK)(self.work)
         # Undeclared: to declare is to write, and a broker that is full refuses that.
-        app.amqp.queues.add(Queue(self._config.pool, no_declare=True))
+        for pool in self._config.pools:
+            app.amqp.queues.add(Queue(pool, no_declare=True))
         worker_process_init.connect(self._start_child, weak=False)
         worker_process_shutdown.connect(self._stop_child, weak=False)
         worker_shutting_down.connect(lambda **_: self._stopping.set(), weak=False)
-        Watchdog(self._config.broker_url, self._config.pool, self._stopping).watch()
+        Watchdog(self._config.broker_url, self._config.pools, self._stopping).watch()
         worker = app.Worker(
             hostname=self._slot.worker_name,
-            queues=[self._config.pool],
+            queues=list(self._config.pools),
             pool="prefork",
             concurrency=1,
             loglevel="INFO",
@@ -75,10 +84,19 @@ class WorkerProcess:
     def _start_child(self, **_: Any) -> None:
         # The parent's child must not outlive it: a second one would be started beside it.
         die_with_parent(signal.SIGKILL)
-        from workers.loop import WorkLoop  # noqa: PLC0415 (torch, in the child only)
+        try:
+            # Torch, in the child only.
+            from workers import memory  # noqa: PLC0415
+            from workers.loop import WorkLoop  # noqa: PLC0415
 
-        self._loop = WorkLoop(self._config, self._slot, self._stopping, self._pause)
-        self._loop.start()
+            memory.set_libraries_aside()
+            self._loop = WorkLoop(self._config, self._slot, self._stopping, self._pause)
+            self._loop.start()
+        except Exception:  # noqa: BLE001 (whatever it is)
+            # Celery would go on with a child that works at nothing. Whoever supervises this worker
+            # starts it again, after a while.
+            _log.exception("the child cannot start: ending this worker")
+            os.kill(os.getppid(), signal.SIGTERM)
 
     def _stop_child(self, **_: Any) -> None:
         if self._loop:
@@ -89,8 +107,10 @@ def main() -> None:
     """``python -m workers.main --devices all``."""
     parser = argparse.ArgumentParser(prog="python -m workers.main")
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--devices", help="cpu, cpu:N, GPU numbers such as 0,1, or all")
+    which.add_argument("--devices", help="cpu, cpu:N, GPU numbers or UUIDs, or all")
     which.add_argument("--slot", help="one device, already pinned by the process above")
+    parser.add_argument("--cores", default="", help="the slot's own, as numbers")
+    parser.add_argument("--shares", type=int, default=1, help="slots that share the memory")
     parser.add_argument("--grace-s", type=float, default=30, help="time to stop in")
     parser.add_argument("--logs", type=Path, default=Path(".presswork/logs"))
     arguments = parser.parse_args()
@@ -105,8 +125,8 @@ def main() -> None:
             parser.error(str(error))
         supervise(slots, arguments.logs, arguments.grace_s)
         return
-    name: str = arguments.slot
-    slot = Slot(name, name.partition("-")[0], visible="")
+    slot = slot_of(arguments.slot, arguments.cores, arguments.shares)
+    stay_on_cores(slot)
     sys.exit(WorkerProcess(settings.load(), slot).run())
 
 

@@ -1,10 +1,8 @@
-"""The heartbeat of a worker process: it is up, its claim is held, and what was cancelled."""
+"""The heartbeat of a worker process: it is up, its claims are held, and what was cancelled."""
 
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from uuid import UUID
 
 import psycopg
@@ -13,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from storage import clock, workers
 from storage.ledger import claim
+from workers.report import Report
 
 _log = logging.getLogger(__name__)
 
@@ -30,17 +29,23 @@ class Held:
 
 
 class Pulse:
-    """A thread with a connection of its own that lives as long as the process."""
+    """A thread with a connection of its own that lives as long as the process.
+
+    At every beat it sends what the ``report`` says then.
+    """
 
     def __init__(
         self, engine: Engine, *, name: str, pool: str, device: str, every_s: float
     ) -> None:
+        self.report = Report()
         self._engine = engine
         self._name = name
         self._pool = pool
         self._device = device
         self._every_s = every_s
-        self._held: Held | None = None
+        # Replaced as a whole, by whichever thread: the heartbeat goes through what it saw.
+        self._held: tuple[Held, ...] = ()
+        self._holding = threading.Lock()
         self._skew_s = 0.0
         self._stop = threading.Event()
         # A daemon: it must never keep a process alive that has nothing left to do.
@@ -59,15 +64,20 @@ class Pulse:
         except DBAPIError as error:
             _log.warning("could not sign off: %s", error.orig)
 
-    @contextmanager
-    def hold(self, claim_id: UUID) -> Iterator[Held]:
-        """Renew the claim's lease while the block runs."""
+    def hold(self, claim_id: UUID) -> Held:
+        """Renew the claim's lease at every beat, beside those that are held already.
+
+        Whoever holds it drops it, whatever happens: otherwise its jobs would never be others'.
+        """
         held = Held(claim_id)
-        self._held = held
-        try:
-            yield held
-        finally:
-            self._held = None
+        with self._holding:
+            self._held = (*self._held, held)
+        return held
+
+    def drop(self, held: Held) -> None:
+        """Renew it no longer. From any thread."""
+        with self._holding:
+            self._held = tuple(other for other in self._held if other is not held)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -88,21 +98,25 @@ class Pulse:
             due = 0.0
             while not self._stop.is_set():
                 notified = [n.payload for n in driver.notifies(timeout=LOOK_S, stop_after=1)]
-                held = self._held
-                concerned = held is not None and str(held.claim_id) in notified
+                concerned = any(str(held.claim_id) in notified for held in self._held)
                 if concerned or time.monotonic() >= due:
-                    self._beat(held)
+                    self._beat()
                     due = time.monotonic() + self._every_s
 
-    def _beat(self, held: Held | None) -> None:
-        skew_s = workers.seen(self._engine, name=self._name, pool=self._pool, device=self._device)
+    def _beat(self) -> None:
+        skew_s = workers.seen(
+            self._engine,
+            name=self._name,
+            pool=self._pool,
+            device=self._device,
+            state=self.report.state(),
+        )
         self._note_clock(skew_s)
-        if held is None:
-            return
-        lease = claim.renew(self._engine, held.claim_id)
-        held.cancelled = lease.cancelled
-        # Also true once the batch is finished, when nobody asks any more.
-        held.lost = not lease.held
+        for held in self._held:
+            lease = claim.renew(self._engine, held.claim_id)
+            held.cancelled = lease.cancelled
+            # Also true once the batch is finished, when nobody asks any more.
+            held.lost = not lease.held
 
     def _note_clock(self, skew_s: float) -> None:
         """Log a clock that has gone wrong, or right again: once, not at every beat."""

@@ -7,7 +7,8 @@ lock: the lock would stay taken for ever when the child is killed while it holds
 import ctypes
 import multiprocessing
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 LOOK_S = 0.2
 LONGEST_PAUSE_S = 60.0
@@ -31,11 +32,12 @@ class StopFlag:
 class Pause:
     """How long a worker claims nothing: it may be sick, and must not eat the queue.
 
-    Made in a parent, it outlasts the child that was sick.
+    Made in a parent, it outlasts the child that was sick, or that died in the middle of its work.
     """
 
     def __init__(self) -> None:
         self._seconds = multiprocessing.RawValue(ctypes.c_double, 0.0)
+        self._at_work = multiprocessing.RawValue(ctypes.c_bool, False)
 
     @property
     def seconds(self) -> float:
@@ -49,6 +51,23 @@ class Pause:
     def end(self) -> None:
         """The worker is well."""
         self._seconds.value = 0.0
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A child that does not live to see the end of this block has crashed."""
+        self._at_work.value = True
+        try:
+            yield
+        finally:
+            self._at_work.value = False
+
+    def note_crash(self) -> bool:
+        """To be called by a new child: whether the one before has crashed; then it lengthens."""
+        crashed = bool(self._at_work.value)
+        if crashed:
+            self._at_work.value = False
+            self.lengthen()
+        return crashed
 
 
 def wait(seconds: float, stopping: Callable[[], bool]) -> None:

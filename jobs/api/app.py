@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from jobs.api import artifacts, campaigns, files, jobs, models, pictures, schedules
+from jobs.api import artifacts, campaigns, files, jobs, models, pictures, schedules, workers
 from jobs.api.problems import add_handlers
 from jobs.services import open_services
 from jobs.settings import Settings
@@ -41,6 +41,7 @@ def make_app(settings: Settings) -> FastAPI:
         models.router,
         pictures.router,
         schedules.router,
+        workers.router,
     ):
         app.include_router(router)
 

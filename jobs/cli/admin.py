@@ -1,4 +1,4 @@
-"""For whoever runs the house: ``doctor`` and ``tenant``."""
+"""For whoever runs the house: ``doctor``, ``workers`` and ``tenant``."""
 
 from typing import Annotated
 
@@ -10,14 +10,16 @@ from jobs.cli.output import DataOption, JsonFlag, answer
 from jobs.kinds.values import check_storable
 from jobs.problems import BadInputError, Problem
 from jobs.services import open_services
-from storage import tenants
+from storage import tenants, workers
+from storage.workers import Worker
 
 tenant_commands = typer.Typer(no_args_is_help=True, help="Tenants and their API keys.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add ``doctor`` and ``tenant``."""
+    """Add them."""
     app.command()(doctor)
+    app.command("workers")(list_workers)
     app.add_typer(tenant_commands, name="tenant")
 
 
@@ -32,6 +34,33 @@ def doctor(data: DataOption = None, as_json: JsonFlag = False) -> None:
     answer(findings, as_json=as_json, text="\n".join(lines))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+def list_workers(data: DataOption = None, as_json: JsonFlag = False) -> None:
+    """List the workers: what each is at, what it has loaded, and how much memory that takes."""
+    with open_services(settings.load(data), "presswork command") as services:
+        found = workers.listed(services.engine, within_s=examination.WORKER_SEEN_S)
+    answer(found, as_json=as_json, text="\n".join(map(_lines, found)) or "there is none")
+
+
+def _lines(worker: Worker) -> str:
+    """A line of what it is, and one for each thing that is wrong."""
+    at = "not seen since " + worker.seen_at.isoformat(" ", "seconds")
+    if worker.is_up:
+        at = f"at {worker.batch_key}" if worker.batch_key else "idle"
+    parts = [at, f"pool {worker.pool}"]
+    if worker.outputs_per_s is not None:
+        parts.append(f"{worker.outputs_per_s:.2f} outputs/s")
+    if worker.memory_used_bytes is not None and worker.memory_total_bytes is not None:
+        used, total = worker.memory_used_bytes / 1e9, worker.memory_total_bytes / 1e9
+        parts.append(f"{used:.1f} of {total:.1f} GB")
+    parts.append(f"models: {', '.join(worker.models) or 'none'}")
+    if worker.counters:
+        counted = sorted(worker.counters.items())
+        parts.append(", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in counted))
+    line = f"{worker.name}: {'; '.join(parts)}"
+    eager = examination.runs_eager(worker.counters)
+    return f"{line}\n    -> {eager}" if eager else line
 
 
 @tenant_commands.command("add")

@@ -36,7 +36,7 @@ DevicesOption = Annotated[
     str,
     typer.Option(
         "--devices",
-        help="cpu, cpu:N, GPU numbers such as 0,1, or all.",
+        help="cpu, cpu:N, GPU numbers such as 0,1 or UUIDs (also of MIG parts), or all.",
         callback=_check_devices,
     ),
 ]

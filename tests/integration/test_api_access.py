@@ -67,6 +67,7 @@ ENDPOINTS = [
     ("GET", "/v1/models/mugs"),
     ("POST", "/v1/models/mugs/check"),
     ("POST", "/v1/models/mugs/retire"),
+    ("GET", "/v1/workers"),
     ("POST", "/v1/campaigns"),
     ("GET", "/v1/campaigns"),
     ("GET", f"/v1/campaigns/{NOWHERE}"),
@@ -417,5 +418,6 @@ def test_the_description_has_every_body(client: TestClient) -> None:
         "use",
         "recipients",
         "creatives",
+        "deadline",
     }
     assert content["multipart/form-data"]["schema"]["required"] == ["campaign", "recipients"]

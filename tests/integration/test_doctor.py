@@ -17,8 +17,18 @@ from jobs.services import Services
 from jobs.settings import Settings
 from jobs.standalone import Servers, ports
 from storage import workers
+from storage.workers import State
 
-ALL = ["database", "schema", "clock", "workers", "worker clocks", "broker", "bucket"]
+ALL = [
+    "database",
+    "schema",
+    "clock",
+    "workers",
+    "worker clocks",
+    "compiled code",
+    "broker",
+    "bucket",
+]
 
 
 @pytest.fixture
@@ -55,6 +65,17 @@ def test_all_is_well(settings: Settings, worker: None, services: Services) -> No
     assert list(services.objects.keys("doctor/")) == []
 
 
+def test_a_compiler_is_needed_where_models_are_compiled(
+    settings: Settings, worker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a C++ compiler nothing would be compiled, and only the log would say so."""
+    assert bad(found(settings, compile="on")) == []
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    findings = found(settings, compile="on")
+    assert bad(findings) == ["compiler"]
+    assert "no-such-compiler" in findings["compiler"].says
+
+
 def test_no_worker(settings: Settings, engine: Engine, worker: None) -> None:
     """A worker that has not been seen for a minute does not count."""
     with engine.begin() as connection:
@@ -62,6 +83,27 @@ def test_no_worker(settings: Settings, engine: Engine, worker: None) -> None:
     findings = found(settings)
     assert bad(findings) == ["workers"]
     assert "presswork worker" in findings["workers"].advice
+
+
+@pytest.mark.parametrize(
+    ("counter", "says"),
+    [("recompile_limit", "the recompile limit was hit"), ("compile_failures", "compiling failed")],
+)
+def test_a_worker_that_runs_eager(
+    settings: Settings, engine: Engine, worker: None, counter: str, says: str
+) -> None:
+    """Code that should be compiled and is not is named, with the worker that runs it."""
+    counted = State(counters={"compiles": 2, "recompiles": 1})
+    workers.seen(engine, name="cpu-1@here", pool="default", device="cpu", state=counted)
+    assert bad(found(settings)) == []
+    counted = State(counters={"compiles": 2, counter: 3})
+    workers.seen(engine, name="cpu-1@here", pool="default", device="cpu", state=counted)
+    findings = found(settings)
+    assert bad(findings) == ["compiled code"]
+    assert findings["compiled code"].says == f"cpu-1@here RUNS EAGER: {says} 3 times"
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE workers SET seen_at = seen_at - interval '61 seconds'"))
+    assert bad(found(settings)) == ["workers"]
 
 
 def test_the_database_is_away(settings: Settings, worker: None, closed_port: int) -> None:
@@ -178,5 +220,5 @@ def test_the_command(
         ["bucket"],
     )
     code, out, _ = doctor()
-    assert (code, out.count("\nok "), out.count("BAD bucket: ")) == (1, 5, 1)
+    assert (code, out.count("\nok "), out.count("BAD bucket: ")) == (1, 6, 1)
     assert "    -> start the object store" in out

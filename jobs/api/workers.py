@@ -1,0 +1,41 @@
+"""``/v1/workers``: which workers there are and how they are, for administrators."""
+
+from datetime import datetime
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+
+from jobs.api.access import Admin, Opened
+from jobs.doctor import WORKER_SEEN_S
+from storage import workers
+
+router = APIRouter(prefix="/v1/workers", tags=["workers"])
+
+
+class Worker(BaseModel):
+    """A worker as it was last seen. Memory is the device's; on a CPU the process's and its limit.
+
+    ``outputs_per_s`` is over the last minute, ``counters`` count since the process was started.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    pool: str
+    device: str
+    is_up: bool
+    started_at: datetime
+    seen_at: datetime
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    models: list[str]
+    batch_key: str | None
+    outputs_per_s: float | None
+    counters: dict[str, int]
+
+
+@router.get("")
+def list_workers(_: Admin, services: Opened) -> list[Worker]:
+    """All workers, also those that ended without a word."""
+    found = workers.listed(services.engine, within_s=WORKER_SEEN_S)
+    return [Worker.model_validate(worker) for worker in found]
