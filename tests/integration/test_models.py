@@ -295,7 +295,14 @@ def test_adapters(
     changed_file.write_bytes(bytes(len(good)))
     assert residency.adapters([]) == []
     assert residency.adapters([use]) == [adapter]
+    residency.clear()
+    residency.get("mine")
+    assert residency.adapters([use]) == [adapter]
     assert changed_file.read_bytes() == good
+    residency.get("debug-gan")
+    assert residency.adapters([]) == []
+    residency.get("mine")
+    assert residency.adapters([use]) == [adapter]
     with pytest.raises(ValueError, match="'mine' is no adapter for 'mine'"):
         residency.adapters([AdapterUse(name="mine")])
     away = replace(services.objects, endpoint="http://127.0.0.1:9", tries=1)
