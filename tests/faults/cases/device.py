@@ -19,7 +19,7 @@ SKEWED, RIGHT = "cpu-2", "cpu-3"
 
 
 def out_of_memory(trial: Trial) -> None:
-    """The device holds three pictures: batches of eight are split, and stay small afterwards."""
+    """The device holds three pictures: larger calls are split, and stay small afterwards."""
     trial.house.orders.stand("generating", memory_for=MEMORY_FOR)
     # A batch key of its own, for which no size is known yet.
     trial.submit(16, guidance=trial.random.uniform(1, 9))
