@@ -122,7 +122,8 @@ def unreferenced(engine: Engine, keys: Sequence[str]) -> list[str]:
     """Those of ``keys`` that no artifact refers to.
 
     Final only for keys that were listed after `take` had found their claim unable to finish: from
-    then on artifacts of it may go, but none can come.
+    then on artifacts may go, but no first one can come. Jobs of other claims that reuse an object
+    are led to it by an artifact, which cannot go before theirs has come.
     """
     with engine.begin() as connection:
         referenced = set(

@@ -174,6 +174,7 @@ def _purge_jobs(
                 ),
                 {"ids": ids},
             ).all()
+            connection.execute(text("DELETE FROM makings WHERE job_id = ANY(:ids)"), {"ids": ids})
             connection.execute(text("DELETE FROM job_needs WHERE job_id = ANY(:ids)"), {"ids": ids})
             connection.execute(text("DELETE FROM jobs WHERE id = ANY(:ids)"), {"ids": ids})
             if campaign_id:
@@ -181,7 +182,9 @@ def _purge_jobs(
                 _shrink(connection, campaign_id, statuses)
             # Objects cannot be deleted in a transaction, so the note of them is written in it.
             noted = orphans.note_deleted(connection, {row.claim_id for row in artifacts})
-        keys = [row.object_key for row in artifacts]
+        # Others may refer to the same ones. Once nobody does, nobody will: what is reused is found
+        # by an artifact, which its finish holds until its own is there.
+        keys = orphans.unreferenced(engine, list({row.object_key for row in artifacts}))
         for start in range(0, len(keys), OBJECTS_AT_ONCE):
             objects.delete(keys[start : start + OBJECTS_AT_ONCE])
         orphans.forget(engine, noted)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import OperationalError
 
 from storage import counters, orphans
-from storage.ledger import needs
+from storage.ledger import makings, needs
 from storage.lifecycle import FINAL, JobStatus, WaitReason
 
 BACKOFF_FIRST_S = 5.0
@@ -61,7 +61,29 @@ class Released:
     message: str = ""
 
 
-Outcome = Succeeded | Failed | Released
+@dataclass(frozen=True)
+class Reused:
+    """What another job of the tenant has made will do: refer to that.
+
+    If it is not there any more, or was not made after all, the job goes back untouched.
+    """
+
+    job_id: UUID
+    from_job_id: UUID
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """The worker gives the job back untouched, not to be claimed for a while.
+
+    Another one is just making what it asks for.
+    """
+
+    job_id: UUID
+    wait_s: float
+
+
+Outcome = Succeeded | Failed | Released | Reused | Deferred
 
 
 @dataclass(frozen=True)
@@ -90,8 +112,9 @@ def _finish(engine: Engine, claim_id: UUID, outcomes: Sequence[Outcome]) -> dict
     with engine.begin() as connection:
         held = connection.execute(_LOCK, {"claim_id": claim_id, "ids": list(by_job)}).all()
         changes = {row.id: _change(row, by_job[row.id]) for row in held}
+        reused = _reuse(connection, claim_id, held, by_job, changes)
         locked = needs.lock(connection, [row.id for row in held if row.is_needed])
-        needed = _record(connection, claim_id, changes, by_job)
+        needed = _record(connection, claim_id, changes, _artifacts(changes, by_job) + reused)
         if needed:
             # Whatever has been submitted since the jobs were locked: no lock may be waited for now.
             late = needed - {row.id for row in held if row.is_needed}
@@ -100,9 +123,14 @@ def _finish(engine: Engine, claim_id: UUID, outcomes: Sequence[Outcome]) -> dict
             counters.add(connection, claim_id, moves, following=True)
         left = {job_id: change.status for job_id, change in changes.items()}
         left |= _done_before(connection, claim_id, by_job.keys() - changes.keys())
-        if any(left.get(job_id) is not JobStatus.SUCCEEDED for job_id in by_job):
+        if any(
+            left.get(outcome.job_id) is not JobStatus.SUCCEEDED
+            for outcome in outcomes
+            if not isinstance(outcome, Reused | Deferred)
+        ):
             # Whatever was uploaded for the others is nobody's. (Asked of each outcome, what a
-            # worker may have uploaded before it failed, was stopped or was cancelled is a guess.)
+            # worker may have uploaded before it failed, was stopped or was cancelled is a guess.
+            # Only of jobs that were not begun there is nothing.)
             orphans.note(connection, claim_id)
     return left
 
@@ -113,7 +141,7 @@ _LOCK = text(
         -- Before the jobs, as whoever takes an expired lease does, and whose it is.
         SELECT id FROM claims WHERE id = :claim_id FOR UPDATE
     )
-    SELECT jobs.id, attempts, max_attempts, cancel_requested,
+    SELECT jobs.id, tenant_id, attempts, max_attempts, cancel_requested,
            EXISTS (SELECT FROM job_needs WHERE need_id = jobs.id) AS is_needed
     FROM claim JOIN jobs ON jobs.claim_id = claim.id
     WHERE jobs.id = ANY(:ids) AND status = 'running'
@@ -130,8 +158,12 @@ def _change(job: Row[Any], outcome: Outcome) -> _Change:
     match outcome:
         case Succeeded():
             return _Change(JobStatus.SUCCEEDED, job.attempts)
-        case Released():
-            return _Change(JobStatus.QUEUED, job.attempts - 1, outcome if outcome.code else None)
+        case Released() | Reused():
+            # The second for as long as what it refers to has not been found, see `_reuse`.
+            says = outcome if isinstance(outcome, Released) and outcome.code else None
+            return _Change(JobStatus.QUEUED, job.attempts - 1, says)
+        case Deferred():
+            return _Change(JobStatus.WAITING, job.attempts - 1, wait_s=outcome.wait_s)
         case Failed(retry=True) if job.attempts < job.max_attempts:
             return _Change(JobStatus.WAITING, job.attempts, outcome, backoff_s(job.attempts))
         case Failed():
@@ -148,19 +180,12 @@ def _record(
     connection: Connection,
     claim_id: UUID,
     changes: Mapping[UUID, _Change],
-    outcomes: Mapping[UUID, Outcome],
+    artifacts: Sequence[Mapping[str, Any]],
 ) -> set[UUID]:
     """Write it all down in one statement: jobs, artifacts, progress, and that the claim is over.
 
     Gives the jobs that have ended and that others need.
     """
-    artifacts = [
-        {"job_id": str(job_id), "index": index, **vars(artifact)}
-        for job_id, change in changes.items()
-        if change.status is JobStatus.SUCCEEDED
-        and isinstance(outcome := outcomes[job_id], Succeeded)
-        for index, artifact in enumerate(outcome.artifacts)
-    ]
     moved = connection.execute(
         _RECORD,
         {
@@ -175,6 +200,69 @@ def _record(
     moved_ids = {row.id for row in moved}
     assert moved_ids == set(changes), "rows that we hold locked cannot have changed"
     return {row.id for row in moved if row.is_needed and row.status in FINAL}
+
+
+def _artifacts(
+    changes: Mapping[UUID, _Change], outcomes: Mapping[UUID, Outcome]
+) -> list[dict[str, Any]]:
+    """What was made for the jobs that succeed."""
+    return [
+        {"job_id": str(job_id), "index": index, **vars(artifact)}
+        for job_id, change in changes.items()
+        if change.status is JobStatus.SUCCEEDED
+        and isinstance(outcome := outcomes[job_id], Succeeded)
+        for index, artifact in enumerate(outcome.artifacts)
+    ]
+
+
+def _reuse(
+    connection: Connection,
+    claim_id: UUID,
+    held: Sequence[Row[Any]],
+    outcomes: Mapping[UUID, Outcome],
+    changes: dict[UUID, _Change],
+) -> list[dict[str, Any]]:
+    """Have the jobs succeed that can refer to what others made, and give their artifacts."""
+    wanted = [
+        (row, outcome.from_job_id)
+        for row in held
+        if isinstance(outcome := outcomes[row.id], Reused) and not row.cancel_requested
+    ]
+    if not wanted:
+        return []
+    tenants = {row.id: row.tenant_id for row in held}
+    # Some may be their mates, made by this very claim.
+    found: dict[tuple[UUID, UUID], list[dict[str, Any]]] = {}
+    for made in _artifacts(changes, outcomes):
+        job_id = UUID(made["job_id"])
+        found.setdefault((tenants[job_id], job_id), []).append({"claim_id": str(claim_id), **made})
+    others = {from_job_id for _, from_job_id in wanted} - changes.keys()
+    for row in makings.made(connection, others):
+        found.setdefault((row.tenant_id, row.job_id), []).append(
+            {
+                "claim_id": str(row.claim_id),
+                "index": row.index,
+                "object_key": row.object_key,
+                "media_type": row.media_type,
+                "sha256": row.sha256,
+                "size_bytes": row.size_bytes,
+                "facts": row.facts,
+            }
+        )
+    artifacts = []
+    for row, from_job_id in wanted:
+        made_there = found.get((row.tenant_id, from_job_id), [])
+        if made_there:
+            changes[row.id] = _Change(JobStatus.SUCCEEDED, row.attempts)
+        artifacts += [
+            {
+                **made,
+                "job_id": str(row.id),
+                "facts": {**made["facts"], "reused_from": str(from_job_id)},
+            }
+            for made in made_there
+        ]
+    return artifacts
 
 
 def _as_json(job_id: UUID, change: _Change) -> dict[str, Any]:
@@ -223,10 +311,10 @@ _RECORD = text(
     ), made AS (
         INSERT INTO artifacts (tenant_id, campaign_id, job_id, claim_id, attempt, index,
                                object_key, media_type, sha256, size_bytes, facts)
-        SELECT tenant_id, campaign_id, job_id, :claim_id, attempts, index,
+        SELECT tenant_id, campaign_id, job_id, coalesce(made.claim_id, :claim_id), attempts, index,
                object_key, media_type, sha256, size_bytes, facts
         FROM jsonb_to_recordset(CAST(:artifacts AS jsonb)) AS made (
-            job_id uuid, index smallint,
+            job_id uuid, claim_id uuid, index smallint,
             object_key text, media_type text, sha256 text, size_bytes bigint, facts jsonb)
         JOIN moved ON moved.id = job_id
     ), counted AS ({counters.ADD_MOVED}), ended AS (

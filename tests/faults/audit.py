@@ -1,8 +1,8 @@
 """What really happened to the jobs, by a trigger that no code of ours knows of.
 
 The trigger notes every UPDATE that names ``status``, also one that sets the same value again. The
-UNIQUE constraints on artifacts are dropped in the suite's database: they could turn a doubled
-finish into an error that looks like none.
+UNIQUE constraint on artifacts is dropped in the suite's database: it could turn a doubled finish
+into an error that looks like none.
 """
 
 from collections import Counter
@@ -19,9 +19,7 @@ from storage.objects import ObjectMissingError, ObjectStore, sha256_hex
 
 _INSTALL = """
     ALTER TABLE artifacts DROP CONSTRAINT uq_artifacts_job_id_index;
-    ALTER TABLE artifacts DROP CONSTRAINT uq_artifacts_object_key;
     CREATE INDEX ON artifacts (job_id);
-    CREATE INDEX ON artifacts (object_key);
     CREATE TABLE faults_audit (
         number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         at timestamptz NOT NULL DEFAULT clock_timestamp(),
