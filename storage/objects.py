@@ -191,6 +191,24 @@ class ObjectStore:
             else:
                 self._put_parts(key, io.BytesIO(body), len(body), media_type)
 
+    def put_new(self, key: str, body: bytes, media_type: str) -> bool:
+        """Store ``body`` under ``key`` unless something is there; whether it was stored."""
+        with _own_errors():
+            try:
+                self._client.put_object(
+                    Bucket=self.bucket,
+                    Key=key,
+                    Body=body,
+                    ContentType=media_type,
+                    ChecksumAlgorithm="SHA256",
+                    IfNoneMatch="*",
+                )
+            except ClientError as error:
+                if _status(error) not in (409, 412):  # being written, or there
+                    raise
+                return False
+        return True
+
     def _put_parts(
         self, key: str, file: BinaryIO, size: int, media_type: str = "binary/octet-stream"
     ) -> None:

@@ -17,18 +17,25 @@ class Credentials:
     s3_access_key_id: str
     s3_secret_access_key: str
     api_key: str
+    signing_key: str
 
 
 def load(data: Path) -> Credentials:
-    """The credentials of ``data``, made at random the first time."""
+    """The credentials of ``data``, made at random the first time.
+
+    A directory of an earlier release lacks some; they are added.
+    """
     path = data / "credentials.json"
-    if not path.exists():
-        made = Credentials(
-            postgres_password=secrets.token_urlsafe(24),
-            valkey_password=secrets.token_urlsafe(24),
-            s3_access_key_id=secrets.token_hex(10).upper(),
-            s3_secret_access_key=secrets.token_urlsafe(30),
-            api_key="pw_" + secrets.token_urlsafe(32),
-        )
-        write_private(path, json.dumps(asdict(made), indent=2))
-    return Credentials(**json.loads(path.read_text()))
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    made = Credentials(
+        postgres_password=secrets.token_urlsafe(24),
+        valkey_password=secrets.token_urlsafe(24),
+        s3_access_key_id=secrets.token_hex(10).upper(),
+        s3_secret_access_key=secrets.token_urlsafe(30),
+        api_key="pw_" + secrets.token_urlsafe(32),
+        signing_key=secrets.token_urlsafe(32),
+    )
+    known = asdict(made) | kept
+    if known != kept:
+        write_private(path, json.dumps(known, indent=2))
+    return Credentials(**known)

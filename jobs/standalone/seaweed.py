@@ -117,6 +117,7 @@ class Seaweed:
             "PRESSWORK_S3_BUCKET": BUCKET,
             "PRESSWORK_S3_ACCESS_KEY_ID": self._credentials.s3_access_key_id,
             "PRESSWORK_S3_SECRET_ACCESS_KEY": self._credentials.s3_secret_access_key,
+            "PRESSWORK_SIGNING_KEY": self._credentials.signing_key,
         }
 
     @cached_property
