@@ -41,6 +41,11 @@ def choose(
     return card
 
 
+def adapters_of(cards: Mapping[str, ModelCard], adapters: Sequence[AdapterUse]) -> list[ModelCard]:
+    """The cards of adapters that `choose` has let pass."""
+    return [cards[adapter.name] for adapter in adapters]
+
+
 def _unknown_model(cards: Mapping[str, ModelCard], name: str) -> str:
     if name in cards:
         return f"{name!r} is an adapter for {cards[name].base!r}, not a model"

@@ -4,12 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from tests.contracts import tiny_pipelines
+from tests.contracts.loras import lora
 from tests.contracts.pictures import (
     APPLE,
     EDGES,
@@ -27,8 +26,8 @@ from tests.contracts.pictures import (
 )
 from tests.contracts.test_family import Steps
 from workers.families.diffusion.adapters import KEPT
-from workers.families.diffusion.capabilities import CAPABILITIES
-from workers.families.diffusion.load import Loaded
+from workers.families.diffusion.capabilities import CAPABILITIES, UNKNOWN
+from workers.families.diffusion.mixing import Mixing
 from workers.family import Adapter, StopRequestedError
 
 # diffusers 0.42 hands torch tensors to numpy 2 in its schedulers.
@@ -38,23 +37,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),
     pytest.mark.filterwarnings("ignore:Adapter .* was active which is now deleted:UserWarning"),
 ]
-
-
-def lora(model: Loaded, folder: Path, seed: int) -> Adapter:
-    """A LoRA of the model's attention, saved as diffusers' own trainers do."""
-    pipeline = model.pipeline
-    part = "unet" if hasattr(pipeline, "unet") else "transformer"
-    denoiser = getattr(pipeline, part)
-    config = peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made = peft.get_peft_model(type(denoiser).from_config(denoiser.config), config)
-    weights = {
-        name.removeprefix("base_model.model."): tensor
-        for name, tensor in peft.get_peft_model_state_dict(made).items()
-    }
-    pipeline.save_lora_weights(folder, **{f"{part}_lora_layers": weights})
-    return Adapter(f"{folder}@1.0", 1.0, folder)
 
 
 @pytest.mark.parametrize(
@@ -84,11 +66,14 @@ def test_loras(models: Models, name: str, tmp_path: Path) -> None:
 def test_loras_do_not_pile_up(models: Models, tmp_path: Path) -> None:
     """Those that were used longest ago are dropped, and loaded again when they are asked for."""
     model = models("StableDiffusionPipeline")
+    mixing = Mixing(model.pipeline, model.denoiser, UNKNOWN)
+    model = replace(model, mixing=mixing)
     several = [lora(model, tmp_path / str(seed), seed) for seed in range(KEPT + 2)]
     (before,) = pictures(model, item(model, 3, several[0], steps=1))
     for each in several[1:]:
         pictures(model, item(model, 3, each, steps=1))
-    assert len(model.pipeline.get_list_adapters()["unet"]) == KEPT
+    model.mixing.alone.use(several[-1:])
+    assert len(model.mixing.alone.module.peft_config) == KEPT
     (after,) = pictures(model, item(model, 3, several[0], steps=1))
     assert apart(before, after) == 0
 

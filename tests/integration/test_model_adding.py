@@ -345,7 +345,8 @@ def test_an_adapter(add: Add, tmp_path: Path) -> None:
     add(f"dir:{pipeline(tmp_path / 'base')}", pool="gpu")
     card = add(f"dir:{lora(tmp_path / 'lora')}", name="glow", adapter_for="mugs").card
     assert (card.kind, card.base, card.family, card.pool) == ("adapter", "mugs", "diffusion", "gpu")
-    assert card.details == {"rank": 4, "layers": 1}
+    targets = ["unet.mid.attn.to_q"]
+    assert card.details == {"rank": 4, "layers": 1, "targets": targets, "bank": True}
     source = f"dir:{tmp_path / 'lora'}"
     assert "adapter_for: there is no model 'glow'" in refused(
         add, source, name="more", adapter_for="glow"

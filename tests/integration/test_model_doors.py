@@ -164,7 +164,8 @@ def test_over_http(client: TestClient, engine: Engine, tmp_path: Path) -> None:
     model = added.json()
     assert client.get("/v1/models/mugs").json() == model
     adapter = spec(lora(tmp_path / "lora"), name="glow", adapter_for="mugs")
-    assert client.post("/v1/models", json=adapter).json()["details"] == {"rank": 4, "layers": 1}
+    details = client.post("/v1/models", json=adapter).json()["details"]
+    assert (details["rank"], details["layers"], details["bank"]) == (4, 1, True)
     tenant = as_tenant(new_key(engine))
     listed = client.get("/v1/models", headers=tenant).json()
     assert [(each["name"], each["base"]) for each in listed] == sorted(

@@ -7,9 +7,10 @@ import pytest
 
 from jobs.campaigns import file as campaign_file
 from jobs.campaigns.creatives import compile_campaign
+from jobs.kinds.image import IMAGE
 from jobs.kinds.values import AdapterUse
 from jobs.problems import BadInputError
-from jobs.registry.choice import Use, choose
+from jobs.registry.choice import Use, adapters_of, choose
 from storage.models import ADAPTER, BUILT_IN, ModelCard
 
 DEBUG = BUILT_IN["debug-diffusion"]
@@ -102,3 +103,34 @@ def test_campaigns_choose_alike() -> None:
     del given["creatives"][2]  # type: ignore[attr-defined]
     internal = campaign_file.from_mapping({**given, "use": "internal"})
     assert len(compile_campaign(internal, cards())) == 2
+
+
+def test_adapters_that_share_batches() -> None:
+    """One bankable adapter leaves its name and weight out of the batch key; others do not."""
+    bank = {"bank": True}
+    known = cards(
+        *(replace(cards()["glow"], name=name, details=bank) for name in ("matte", "noir")),
+        replace(cards()["glow"], details={"bank": False}),
+    )
+
+    def key(*uses: AdapterUse) -> str:
+        creative = {"name": "a", "prompt": "x", "adapters": [use.model_dump() for use in uses]}
+        given = {
+            "name": "Spring",
+            "model": "mugs",
+            "recipients": {"id": "id", "rows": [{"id": "1"}]},
+            "creatives": [creative],
+        }
+        (compiled,) = compile_campaign(campaign_file.from_mapping(given), known)
+        request = IMAGE.Request.model_validate(
+            {"prompt": "y", "model": "mugs", "adapters": creative["adapters"]}
+        )
+        resolved = IMAGE.resolve(request, MUGS)
+        assert IMAGE.batch_key(resolved, MUGS, adapters_of(known, uses)) == compiled.batch_key
+        return compiled.batch_key
+
+    matte, noir, glow = (AdapterUse(name=name) for name in ("matte", "noir", "glow"))
+    banked = key(matte)
+    assert key(noir) == key(AdapterUse(name="matte", weight=0.5)) == banked
+    others = [key(), key(glow), key(AdapterUse(name="glow", weight=0.5)), key(matte, noir)]
+    assert len({banked, *others}) == len(others) + 1

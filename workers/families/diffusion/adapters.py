@@ -1,12 +1,14 @@
 """The LoRAs on a pipeline: loaded once, switched on and off, the least used dropped."""
 
 import hashlib
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from diffusers.utils import delete_adapter_layers, set_adapter_layers
 
+from workers.families.diffusion.denoiser import Denoiser, sharing
 from workers.family import Adapter
 from workers.sickness import sickness_of
 
@@ -19,10 +21,16 @@ class AdapterDoesNotFitError(ValueError):
 
 
 class Adapters:
-    """Which adapters are on a pipeline, and by that on the siblings that share its weights."""
+    """Which adapters are on a pipeline, and by that on the siblings that share its weights.
 
-    def __init__(self, pipeline: Any) -> None:
+    They are on a denoiser of their own, so that the one that was loaded stays as it is.
+    """
+
+    def __init__(self, pipeline: Any, denoiser: Denoiser) -> None:
         self._pipeline = pipeline
+        self._denoiser = denoiser
+        self.module: Any = None
+        """The denoiser that has them; None: there have been none."""
         self._loaded: OrderedDict[str, None] = OrderedDict()  # by last use
 
     def use(self, adapters: Sequence[Adapter]) -> None:
@@ -31,6 +39,14 @@ class Adapters:
         Raises:
             AdapterDoesNotFitError: then none is on.
         """
+        if not adapters and not self._loaded:
+            return
+        if self.module is None and self._denoiser.name:
+            self.module = sharing(self._denoiser.own)
+        with self._denoiser.used(self._pipeline, self.module):
+            self._use(adapters)
+
+    def _use(self, adapters: Sequence[Adapter]) -> None:
         self._switch(on=False)
         if not adapters:
             return
@@ -42,47 +58,62 @@ class Adapters:
             self._loaded.move_to_end(name)
         while len(self._loaded) > max(KEPT, len(names)):
             oldest, _ = self._loaded.popitem(last=False)
-            self._delete(oldest)
+            unload(self._pipeline, oldest)
         self._switch(on=True)
         self._pipeline.set_adapters(names, [adapter.weight for adapter in adapters])
 
     def _load(self, adapter: Adapter, name: str) -> None:
-        if not _takes_loras(self._pipeline):
-            raise AdapterDoesNotFitError("the model takes no LoRAs")
-        (file,) = adapter.files.glob("*.safetensors")
-        why = "the model has none of the layers that it changes"
-        try:
-            self._pipeline.load_lora_weights(
-                adapter.files,
-                weight_name=file.name,
-                adapter_name=name,
-                local_files_only=True,
-                use_safetensors=True,
-            )
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            if sickness_of(error):
-                raise
-            # Its first line only: the others list every weight.
-            why = str(error).strip().partition("\n")[0][:200]
-        else:
-            if any(name in names for names in self._pipeline.get_list_adapters().values()):
-                self._switch(on=False)  # loading has switched it on
-                return
-        self._delete(name)
-        raise AdapterDoesNotFitError(f"adapter {adapter.identity}: {why}")
+        load(self._pipeline, adapter, name)
+        self._switch(on=False)  # loading has switched it on
 
     def _switch(self, *, on: bool) -> None:
-        for component in self._components():
+        for component in changed(self._pipeline).values():
             set_adapter_layers(component, enabled=on)
 
-    def _delete(self, name: str) -> None:
-        for component in self._components():
+
+def load(pipeline: Any, adapter: Adapter, name: str) -> None:
+    """Put the adapter on the pipeline under a name.
+
+    Raises:
+        AdapterDoesNotFitError: nothing of it is on.
+    """
+    if not _takes_loras(pipeline):
+        raise AdapterDoesNotFitError("the model takes no LoRAs")
+    (file,) = adapter.files.glob("*.safetensors")
+    why = "the model has none of the layers that it changes"
+    try:
+        pipeline.load_lora_weights(
+            adapter.files,
+            weight_name=file.name,
+            adapter_name=name,
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        if sickness_of(error):
+            raise
+        # Its first line only: the others list every weight.
+        why = str(error).strip().partition("\n")[0][:200]
+    else:
+        if any(name in names for names in pipeline.get_list_adapters().values()):
+            return
+    unload(pipeline, name)
+    raise AdapterDoesNotFitError(f"adapter {adapter.identity}: {why}")
+
+
+def unload(pipeline: Any, name: str) -> None:
+    """Take what was loaded under a name off the pipeline."""
+    with warnings.catch_warnings():
+        # PEFT then switches another one on; which are on is said before every call.
+        warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted")
+        for component in changed(pipeline).values():
             delete_adapter_layers(component, name)
 
-    def _components(self) -> list[Any]:
-        """Those that have adapters."""
-        names = self._pipeline.get_list_adapters() if _takes_loras(self._pipeline) else ()
-        return [getattr(self._pipeline, name) for name in names]
+
+def changed(pipeline: Any) -> dict[str, Any]:
+    """The components of the pipeline that have adapters, by their names."""
+    names = pipeline.get_list_adapters() if _takes_loras(pipeline) else ()
+    return {name: getattr(pipeline, name) for name in names}
 
 
 def _takes_loras(pipeline: Any) -> bool:
