@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -21,7 +22,7 @@ from jobs.campaigns.recipients import Recipient
 from jobs.files import RecipientsFile
 from jobs.kinds import KINDS
 from jobs.problems import BadInputError, ConflictError, Problem, from_validation, nearest
-from jobs.registry.choice import USE_SAYS, Use, choose
+from jobs.registry.choice import USE_SAYS, Use, adapters_of, choose
 from jobs.services import Services
 from storage import models
 from storage.ledger import submit
@@ -99,7 +100,7 @@ def submit_job(
         tenant_id=tenant_id,
         kind=kind.name,
         pool=card.pool,
-        batch_key=kind.batch_key(resolved, card),
+        batch_key=kind.batch_key(resolved, card, adapters_of(cards, request.uses)),
         request=resolved.model_dump(mode="json"),
         priority=submission.priority,
         idempotency_key=idempotency_key,
@@ -156,6 +157,7 @@ def submit_campaign(
         earlier = submit.find_campaign(services.engine, campaign)
         if earlier:
             return earlier
+        _check_deadline(spec)
         compiled = _checked_inputs(services, tenant_id, spec, compiled)
         campaign = replace(campaign, creatives=list(map(_new_creative, compiled)))
         with _explained(spec, file):
@@ -227,7 +229,14 @@ def _new_campaign(
         tenant_id=tenant_id,
         name=spec.name,
         creatives=[_new_creative(creative) for creative in compiled],
+        window=NewWindow(spec.deadline) if spec.deadline else None,
     )
+
+
+def _check_deadline(spec: CampaignSpec) -> None:
+    if spec.deadline and spec.deadline <= datetime.now(UTC):
+        problem = f"{spec.deadline.isoformat()} is past; give a time to come"
+        raise BadInputError(spec.place(Problem(problem, field="deadline")))
 
 
 @contextmanager
@@ -339,6 +348,8 @@ def _digest(spec: CampaignSpec, file: RecipientsFile | None) -> str:
         del given["recipients"]["bucket"]
     if spec.use == "commercial":
         del given["use"]
+    if spec.deadline is None:
+        del given["deadline"]
     digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode())
     if file and file.version:
         digest.update(file.version.encode())

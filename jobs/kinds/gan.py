@@ -5,7 +5,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from jobs.kinds.kind import Kind, KindRequest
-from jobs.kinds.values import ModelName, Seed, check_makes, check_storable, read_details
+from jobs.kinds.values import (
+    ModelName,
+    PictureFormat,
+    Seed,
+    check_makes,
+    check_storable,
+    read_details,
+)
 from jobs.problems import BadInputError, Problem, nearest
 from storage.models import ModelCard
 
@@ -58,6 +65,7 @@ class GanRequest(KindRequest):
             "would give.",
         ),
     ] = 1
+    format: PictureFormat = "png"
     model: ModelName = "debug-gan"
     seed: Seed = None
 

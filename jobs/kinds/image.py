@@ -1,16 +1,18 @@
 """The ``image`` kind: pictures from a text prompt, and from pictures where one is given."""
 
+import math
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from jobs.kinds.image_details import ImageDetails, Task
 from jobs.kinds.kind import Kind, KindRequest
-from jobs.kinds.sizes import SizeText, check_size
+from jobs.kinds.sizes import SizeText, check_size, size_to_make
 from jobs.kinds.values import (
     AdapterUse,
     ModelName,
+    PictureFormat,
     ReferenceText,
     Seed,
     Stored,
@@ -30,6 +32,11 @@ IMAGE_STRENGTH = 0.6
 """How much of a start picture is made anew where nobody says: its layout is kept."""
 INPAINT_STRENGTH = 1.0
 """What is under the mask is made from noise where nobody says: the mask says how much is kept."""
+
+Quality = Literal["exact", "high", "draft"]
+"""How much a picture may lose to be made sooner; docs/performance.md says what that is."""
+DRAFT_STEPS = 0.5
+"""As much of a model's usual steps is done for a draft, where the job does not say how many."""
 
 
 class ImageRequest(KindRequest):
@@ -81,6 +88,13 @@ class ImageRequest(KindRequest):
         SizeText | None, Field(description="WIDTHxHEIGHT in pixels.", examples=["128x128"])
     ] = None
     steps: Annotated[int | None, Field(ge=1, le=1000, description="Denoising steps.")] = None
+    quality: Annotated[
+        Quality,
+        Field(
+            description="How much may be lost to have it sooner: nothing (exact), little (high), "
+            "or what a first look can do without (draft, of fewer steps as well)."
+        ),
+    ] = "exact"
     scheduler: Annotated[
         Annotated[str, Stored] | None,
         Field(
@@ -111,6 +125,7 @@ class ImageRequest(KindRequest):
             "second is what `seed` + 1 would give.",
         ),
     ] = 1
+    format: PictureFormat = "png"
     seed: Seed = None
 
     @property
@@ -138,9 +153,11 @@ def resolve(request: ImageRequest, card: ModelCard) -> ImageRequest:
     """
     check_makes(card, IMAGE.name)
     size = request.size or card.default_size
-    check_size(size, card)
     can = read_details(card, ImageDetails)
-    steps = card.default_steps if request.steps is None else request.steps
+    check_size(size, card, scales=bool(can.sizes))
+    for made in can.sizes:
+        check_size(made, card)
+    steps = _usual_steps(request, card) if request.steps is None else request.steps
     problems = [
         *_input_problems(request, card, can),
         *_strength_problems(request, card, can, steps),
@@ -159,6 +176,12 @@ def resolve(request: ImageRequest, card: ModelCard) -> ImageRequest:
     if request.control is not None and request.controlnet_scale is None:
         update["controlnet_scale"] = 1.0
     return request.model_copy(update=update)
+
+
+def _usual_steps(request: ImageRequest, card: ModelCard) -> int:
+    if request.quality == "draft":
+        return math.ceil(card.default_steps * DRAFT_STEPS)
+    return card.default_steps
 
 
 def _input_problems(request: ImageRequest, card: ModelCard, can: ImageDetails) -> Iterator[Problem]:
@@ -222,6 +245,13 @@ def _choice_problems(
         yield Problem(f"model {card.name!r} {message}", field="max_sequence_length")
 
 
+def as_made(request: ImageRequest, card: ModelCard) -> ImageRequest:
+    """A resolved request with the size that the model runs at, see `sizes.size_to_make`."""
+    assert request.size is not None
+    size = size_to_make(request.size, read_details(card, ImageDetails).sizes)
+    return request if size == request.size else request.model_copy(update={"size": size})
+
+
 def batch_facts(request: ImageRequest) -> dict[str, Any]:
     """What one pipeline call has only one of. Prompts, pictures and seeds differ.
 
@@ -235,8 +265,9 @@ def batch_facts(request: ImageRequest) -> dict[str, Any]:
         "max_sequence_length": request.max_sequence_length,
         "adapters": [[use.name, use.weight] for use in request.adapters],
         "num_images": request.num_images,
+        "quality": request.quality,
     }
-    plain = {"task": "text-to-image", "adapters": [], "num_images": 1}
+    plain = {"task": "text-to-image", "adapters": [], "num_images": 1, "quality": "exact"}
     return {
         "size": request.size,
         "steps": request.steps,
@@ -262,5 +293,6 @@ IMAGE = Kind(
     },
     resolve=resolve,
     batch_facts=batch_facts,
+    as_made=as_made,
     inputs={"image": "picture", "mask": "picture", "control": "picture"},
 )

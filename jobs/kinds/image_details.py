@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.kinds.sizes import SizeText
+
 Task = Literal[
     "text-to-image",
     "image-to-image",
@@ -59,6 +61,9 @@ class ImageDetails(BaseModel):
     """Whether it can start from a picture that is partly kept; editing models cannot."""
     max_sequence_length: int | None = Field(default=None, ge=1)
     """The most tokens of a prompt that its text encoder reads, where a job may choose."""
+    sizes: tuple[SizeText, ...] = ()
+    """Those that it runs at, best those that it was trained on: pictures of any other size are
+    made at one of them, see `jobs.kinds.sizes.size_to_make`. None: it runs at whatever is asked."""
 
 
 _PICTURES: tuple[Task, ...] = ("text-to-image", "image-to-image", "inpaint")
@@ -116,4 +121,5 @@ def details_of(pipeline: str) -> dict[str, Any]:
     tasks = [task for task in known.tasks if with_control or task not in _CONTROL]
     if inpaints:  # a UNet that was trained for it has more inputs, and can do nothing else
         tasks = [task for task in tasks if task.endswith("inpaint")]
-    return known.model_copy(update={"tasks": tuple(tasks)}).model_dump(mode="json")
+    known = known.model_copy(update={"tasks": tuple(tasks)})
+    return known.model_dump(mode="json", exclude={"sizes"})  # which no class says

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.kinds.references import Media, Reference, parse
-from jobs.kinds.values import AdapterUse
+from jobs.kinds.values import BANK_DETAIL, AdapterUse
 from storage.models import ModelCard
 
 
@@ -21,6 +21,14 @@ class KindRequest(BaseModel):
 
     model: str
     seed: int | None
+    # Said only where it is not as usual, which workers of the release before do not know.
+    reuse: Annotated[
+        bool,
+        Field(
+            exclude_if=bool,
+            description="Whether what an identical job (same `seed` given) makes will do.",
+        ),
+    ] = True
 
     @property
     def uses(self) -> tuple[AdapterUse, ...]:
@@ -50,11 +58,23 @@ class Kind:
     model cannot do it."""
     batch_facts: Callable[[Any], Mapping[str, Any]]
     """The values of a resolved request that must be equal within one batch."""
+    as_made: Callable[[Any, ModelCard], Any] = lambda request, _: request
+    """A resolved request as the model of the card runs it, where that differs: what the batch's
+    facts are taken from."""
     inputs: Mapping[str, Media] = field(default_factory=lambda: MappingProxyType({}))
 
-    def batch_key(self, request: KindRequest, card: ModelCard) -> str:
-        """32 hex digits over everything that must be equal for jobs to share one batch."""
-        facts = {"kind": self.name, "model": card.identity, **self.batch_facts(request)}
+    def batch_key(
+        self, request: KindRequest, card: ModelCard, adapters: Sequence[ModelCard] = ()
+    ) -> str:
+        """32 hex digits over everything that must be equal for jobs to share one batch.
+
+        ``adapters`` are the cards of those that the request uses. One that can be banked may be
+        another one in each job, with another weight; others are the same for all in the batch.
+        """
+        shared = self.batch_facts(self.as_made(request, card))
+        facts = {"kind": self.name, "model": card.identity, **shared}
+        if len(adapters) == 1 and adapters[0].details.get(BANK_DETAIL):
+            facts["adapters"] = "bank"
         canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:32]
 

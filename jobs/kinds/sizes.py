@@ -1,6 +1,8 @@
 """Sizes in pixels: how requests write them, and which a model takes."""
 
 import re
+from collections.abc import Sequence
+from math import log
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -26,9 +28,33 @@ SizeText = Annotated[str, AfterValidator(_size)]
 """``WIDTHxHEIGHT`` in pixels, as `parse_size` reads it."""
 
 
-def check_size(size: str, card: ModelCard) -> None:
-    """BadInputError if the model does not take that size, with the nearest that it does."""
-    multiple = card.size_multiple_px
+def size_to_make(size: str, sizes: Sequence[str]) -> str:
+    """At which of ``sizes`` a picture of ``size`` is made, to be scaled and cropped to it.
+
+    Itself where it is one of them, or there are none. Otherwise the nearest in proportions; of
+    those that are as near the smallest that need not be enlarged, or else the largest.
+    """
+    if size in sizes or not sizes:
+        return size
+    width, height = parse_size(size)
+
+    def distance(other: str) -> tuple[float, bool, float]:
+        made_width, made_height = parse_size(other)
+        # Logarithms: twice as wide is as far as half as wide. Rounded, so that equal ones tie.
+        shape = round(abs(log(made_width / made_height) - log(width / height)), 9)
+        is_small = made_width < width or made_height < height
+        area = made_width * made_height
+        return shape, is_small, -area if is_small else area
+
+    return min(sizes, key=distance)
+
+
+def check_size(size: str, card: ModelCard, *, scales: bool = False) -> None:
+    """BadInputError if the model does not take that size, with the nearest that it does.
+
+    ``scales``: what is made is scaled to it, so that its sides need be multiples of nothing.
+    """
+    multiple = 1 if scales else card.size_multiple_px
     for side in parse_size(size):
         if side % multiple:
             lower = max(side // multiple * multiple, multiple)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from jobs.kinds.kind import Kind, KindRequest
 from jobs.kinds.sizes import SizeText, check_size
-from jobs.kinds.values import ModelName, ReferenceText, Seed, check_makes
+from jobs.kinds.values import ModelName, PictureFormat, ReferenceText, Seed, check_makes
 from jobs.problems import BadInputError, Problem
 from storage.models import ModelCard
 
@@ -63,6 +63,7 @@ class VaeRequest(KindRequest):
     size: Annotated[
         SizeText | None, Field(description="WIDTHxHEIGHT in pixels.", examples=["64x64"])
     ] = None
+    format: PictureFormat = "png"
     model: ModelName = "debug-vae"
     seed: Seed = None
 

@@ -1,7 +1,7 @@
 """Values that the requests of every kind are made of."""
 
 import hashlib
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,6 +51,14 @@ ReferenceText = Annotated[str, AfterValidator(_reference)]
 Seed = Annotated[
     int | None, Field(ge=0, le=MAX_SEED, description="Derived from the job's id when left out.")
 ]
+
+PictureFormat = Annotated[
+    Literal["png", "webp", "jpeg"],
+    Field(description="PNG is exact, WebP and JPEG are small. JPEG shows white for transparent."),
+]
+
+BANK_DETAIL = "bank"
+"""The detail of an adapter's card: whether jobs with it share batches with other adapters'."""
 
 PLACEHOLDER = "placeholder"
 """What stands for a template where the fields around it are checked."""

@@ -91,7 +91,7 @@ def test_the_table_says_what_the_source_says(
     pictures(model, item(model))
     assert set(answers) == {capabilities.encodes}
     denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
-    assert bool(denoiser._repeated_blocks) is (capabilities.compiles == "blocks")  # noqa: SLF001
+    assert denoiser._repeated_blocks or capabilities.compiles != "blocks"  # noqa: SLF001
     arguments = model.siblings.get("text-to-image").arguments
     assert {capabilities.guidance, *capabilities.always} <= arguments.keys()
     known = KNOWN[name.removesuffix("Pipeline")]
@@ -283,6 +283,25 @@ def test_negative_prompts(models: Models, name: str) -> None:
     alone = [pictures(model, one)[0] for one in (plain, against, replaced(plain, guidance=1.0))]
     assert apart(alone[0], alone[1]) > 0
     assert apart(alone[0], alone[2]) > 0
+
+
+def test_calls_of_few_sizes(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is parted by its negative prompts has parts that are filled up again."""
+    model = models("StableDiffusionPipeline")
+    sizes = []
+    forward = type(model.pipeline.unet).forward
+
+    def noting(self: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(sample) // 2)  # each with and without its prompt
+        return forward(self, sample, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.pipeline.unet), "forward", noting)
+    items = [item(model, n, negative_prompt="blue" * (n > 2), num_images=2) for n in range(8)]
+    made = results(model, *items)
+    assert set(sizes) == {8, 16}  # three jobs as four, five as eight, of two pictures each
+    for one, outputs in zip(items, made, strict=True):
+        assert isinstance(outputs, list)
+        assert [output.facts["seed"] for output in outputs] == [one.seed, one.seed + 1]
 
 
 def test_a_model_without_negative_prompts(models: Models) -> None:

@@ -9,10 +9,12 @@ from pydantic import ValidationError
 
 from jobs.campaigns.creatives import compile_campaign
 from jobs.campaigns.file import from_mapping
+from jobs.kinds import KINDS
 from jobs.kinds.image import IMAGE, ImageRequest, resolve, task_of
 from jobs.kinds.image_details import KNOWN, TASKS, ImageDetails, details_of
+from jobs.kinds.sizes import size_to_make
 from jobs.kinds.values import AdapterUse, read_details
-from jobs.problems import BadInputError
+from jobs.problems import BadInputError, from_validation
 from storage.models import BUILT_IN, ModelCard
 
 CARD = BUILT_IN["debug-diffusion"]
@@ -175,6 +177,8 @@ def test_values_that_are_none(fields: Mapping[str, Any]) -> None:
         EDGES,
         {"scheduler": "euler"},
         {"num_images": 2},
+        {"quality": "high"},
+        {"quality": "draft"},
         {"adapters": [{"name": "a"}]},
     ],
 )
@@ -192,6 +196,25 @@ def test_values_part_batches_and_pictures_do_not() -> None:
     assert key(adapters=light) != key(adapters=heavy)
     flux = card(max_sequence_length=512)
     assert key(flux, max_sequence_length=256) != key(flux)
+
+
+def test_a_quality_is_chosen_by_name() -> None:
+    """Each has its batches, exact is what it was without the field, and others are refused."""
+    assert key(quality="exact") == key()
+    assert "quality" not in IMAGE.batch_facts(resolve(request(), CARD))
+    assert len({key(quality=level, steps=8) for level in ("exact", "high", "draft")}) == 3
+    with pytest.raises(ValidationError) as caught:
+        request(quality="best")
+    (problem,) = from_validation(caught.value, ImageRequest)
+    assert str(problem) == "quality: Input should be 'exact', 'high' or 'draft'"
+
+
+def test_a_draft_has_half_of_the_steps() -> None:
+    """Of the model's usual ones, and as many as are asked for where they are."""
+    drafts = [resolve(request(quality="draft", steps=steps), CARD) for steps in (None, 8)]
+    assert [draft.steps for draft in drafts] == [CARD.default_steps / 2, 8]
+    assert resolve(drafts[0], CARD) == drafts[0]
+    assert resolve(request(quality="draft"), replace(CARD, default_steps=1)).steps == 1
 
 
 def test_adapters_are_told_to_the_runner() -> None:
@@ -222,3 +245,68 @@ def test_details_by_pipeline_class() -> None:
     for name, known in KNOWN.items():
         everything = read_details(card(**details_of(f"{name}ControlNetPipeline")), ImageDetails)
         assert everything == known
+
+
+SIZES = ("1024x1024", "512x512", "1152x896", "896x1152", "1024x576", "512x288")
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"),
+    [
+        ("512x512", "512x512"),  # one of them
+        ("300x300", "512x512"),  # the smallest that need not be enlarged
+        ("600x600", "1024x1024"),
+        ("2000x2000", "1024x1024"),  # none is large enough
+        ("1200x900", "1152x896"),  # the nearest in proportions
+        ("900x1200", "896x1152"),
+        ("600x338", "1024x576"),
+        ("500x281", "512x288"),
+        ("728x90", "1024x576"),
+    ],
+)
+def test_the_size_that_a_model_runs_at(asked: str, made: str) -> None:
+    """By proportions first, then by what need not be enlarged."""
+    assert size_to_make(asked, SIZES) == made
+    assert size_to_make(asked, ()) == asked
+
+
+def test_sizes_of_a_card() -> None:
+    """Those that are made alike share a batch, whatever their sides are multiples of."""
+    sized = card(sizes=["256x256", "384x128"])
+    keys = {size: key(sized, size=size) for size in ("256x256", "200x201", "3x3", "301x99")}
+    assert keys["256x256"] == keys["200x201"] == keys["3x3"]
+    assert keys["301x99"] == key(sized, size="384x128") != keys["3x3"]
+    assert resolve(request(size="200x201"), sized).size == "200x201"
+    assert key(size="256x256") == key(replace(sized, name=CARD.name), size="200x201")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "message"),
+    [
+        (["256x256"], "520x100", "size: 520x100: model 'm' takes at most 512 px a side"),
+        (["250x256"], "64x64", "size: 250x256: model 'm' takes sides that are multiples of 8"),
+        (["1024x1024"], "64x64", "size: 1024x1024: model 'm' takes at most 512 px a side"),
+        (["big"], "64x64", "model: the card of model 'm' is wrong: details.sizes[0]: "),
+    ],
+)
+def test_sizes_that_no_model_has(sizes: list[str], asked: str, message: str) -> None:
+    """A card that names one is refused with it, and a job that is too large for any."""
+    with pytest.raises(BadInputError) as caught:
+        resolve(request(size=asked), card(sizes=sizes))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("kind", ["image", "gan", "vae"])
+def test_formats(kind: str) -> None:
+    """PNG unless something else is asked for, which no batch is parted by."""
+    example = KINDS[kind].example
+    card = BUILT_IN[KINDS[kind].default_model]
+    keys = set()
+    for format_ in ("png", "webp", "jpeg"):
+        wanted = KINDS[kind].Request.model_validate({**example, "format": format_})
+        keys.add(KINDS[kind].batch_key(KINDS[kind].resolve(wanted, card), card))
+    assert len(keys) == 1
+    plain: Any = KINDS[kind].Request.model_validate(example)
+    assert plain.format == "png"
+    with pytest.raises(ValidationError, match="'png', 'webp' or 'jpeg'"):
+        KINDS[kind].Request.model_validate({**example, "format": "gif"})

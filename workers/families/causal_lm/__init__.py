@@ -13,6 +13,7 @@ class CausalLM:
     """The `workers.family.Family` of language models."""
 
     tolerance = 0.0
+    pads = False
 
     def debug(self, folder: Path) -> None:
         """See `debug.build`."""

@@ -10,9 +10,10 @@ from workers.family import Context, Device, Item, JobError, Output
 
 
 class Diffusion:
-    """The `workers.family.Family` of diffusion models."""
+    """The `workers.family.Family` of diffusion models, which `workers.family.Compiles`."""
 
     tolerance = 1 / 255
+    pads = True
 
     def debug(self, folder: Path) -> None:
         """See `debug.build`."""
@@ -31,6 +32,10 @@ class Diffusion:
     ) -> Iterator[tuple[int, list[Output] | JobError]]:
         """See `generate.generate`."""
         return generate.generate(model, items, context)
+
+    def warm(self, model: Loaded, items: Sequence[Item]) -> None:
+        """See `generate.warm`."""
+        generate.warm(model, items)
 
     def unload(self, model: Loaded) -> None:
         """See `load.unload`."""

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from jobs.kinds.image import ImageRequest
-from jobs.kinds.sizes import parse_size
 from workers import pictures
 from workers.families.diffusion.capabilities import Capabilities
 from workers.families.diffusion.siblings import Sibling
@@ -22,6 +21,8 @@ class Shot:
     index: int
     item: Item
     number: int
+    is_padding: bool = False
+    """Whether it only fills a call up, for a size that calls have."""
 
     @property
     def request(self) -> ImageRequest:
@@ -34,23 +35,27 @@ class Shot:
         """Each picture of an item has the next seed."""
         return self.item.seed + self.number
 
-    def picture(self, field: str, size: tuple[int, int]) -> Image.Image:
-        """The picture that a field of the request names, made to cover ``size``."""
-        return pictures.covering(self.item.inputs[field][0], size)
+    def picture(
+        self, field: str, size: tuple[int, int], within: tuple[int, int] | None = None
+    ) -> Image.Image:
+        """The picture that a field of the request names, see `pictures.covering`."""
+        return pictures.covering(self.item.inputs[field][0], size, within)
 
-    def mask(self, size: tuple[int, int]) -> Image.Image:
-        """The mask, made to cover ``size``."""
-        return pictures.covering_mask(self.item.inputs["mask"][0], size)
+    def mask(self, size: tuple[int, int], within: tuple[int, int] | None = None) -> Image.Image:
+        """The mask, by the same crop."""
+        return pictures.covering_mask(self.item.inputs["mask"][0], size, within)
 
 
 def arguments(
-    capabilities: Capabilities, sibling: Sibling, shots: Sequence[Shot]
+    capabilities: Capabilities, sibling: Sibling, shots: Sequence[Shot], size: tuple[int, int]
 ) -> dict[str, Any]:
-    """What to call the pipeline with; ``shots`` are as many as it takes, and share a batch."""
+    """What to call the pipeline with; ``shots`` are as many as it takes, and share a batch.
+
+    ``size`` is what they are made at, in pixels.
+    """
     takes = sibling.arguments
     request = shots[0].request
-    assert request.size is not None
-    width, height = size = parse_size(request.size)
+    width, height = size
     each: dict[str, list[Any]] = {
         "prompt": [shot.request.prompt for shot in shots],
         "generator": [torch.Generator("cpu").manual_seed(shot.seed) for shot in shots],

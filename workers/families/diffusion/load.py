@@ -7,10 +7,16 @@ from typing import Any
 
 from storage.models import ModelCard
 from workers import memory, pipelines, pretrained
-from workers.families.diffusion.adapters import Adapters
+from workers.compiled import Compiler
 from workers.families.diffusion.capabilities import CAPABILITIES, UNKNOWN, Capabilities
+from workers.families.diffusion.denoiser import Denoiser
+from workers.families.diffusion.embeddings import Embeddings
+from workers.families.diffusion.mixing import Mixing
 from workers.families.diffusion.siblings import Siblings
 from workers.family import Device
+
+DECODES_BEFORE = 4
+"""How many batches of a size are decoded eager before the decoder is compiled for it."""
 
 
 @dataclass
@@ -21,7 +27,9 @@ class Loaded:
     pipeline: Any
     capabilities: Capabilities
     siblings: Siblings
-    adapters: Adapters
+    denoiser: Denoiser
+    mixing: Mixing
+    embeddings: Embeddings
 
 
 def load(files: Path, card: ModelCard, device: Device) -> Loaded:
@@ -37,10 +45,25 @@ def load(files: Path, card: ModelCard, device: Device) -> Loaded:
     pipeline.to(device.type)
     capabilities = CAPABILITIES.get(name, UNKNOWN)
     siblings = Siblings(pipeline, capabilities)
-    return Loaded(card, pipeline, capabilities, siblings, Adapters(pipeline))
+    denoiser = Denoiser(pipeline, device.compiler, capabilities.compiles)
+    if device.compiler and capabilities.compiles != "eager":
+        _compile_decoder(pipeline, device.compiler)
+    mixing = Mixing(pipeline, denoiser, capabilities)
+    return Loaded(
+        card, pipeline, capabilities, siblings, denoiser, mixing, Embeddings(capabilities)
+    )
+
+
+def _compile_decoder(pipeline: Any, compiler: Compiler) -> None:
+    """Have the VAE's decoder compiled: it runs once a picture, on many more pixels."""
+    vae = pipeline.components.get("vae")
+    decoder = getattr(vae, "decoder", None)
+    if decoder is not None:
+        name = f"the decoder of {type(vae).__name__}"
+        vae.decoder = compiler.wrap(decoder, "whole", name, after=DECODES_BEFORE)
 
 
 def unload(model: Loaded) -> None:
     """Drop the weights and give the device's cache back."""
-    del model.pipeline, model.siblings, model.adapters
+    del model.pipeline, model.siblings, model.denoiser, model.mixing, model.embeddings
     memory.give_back()

@@ -13,6 +13,7 @@ class Gan:
     """The `workers.family.Family` of GANs."""
 
     tolerance = 1 / 255
+    pads = False
 
     def debug(self, folder: Path) -> None:
         """See `debug.build`."""

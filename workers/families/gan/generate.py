@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from jobs.kinds.gan import GanRequest
 from jobs.kinds.values import derived_seed
+from workers.encoding import picture_output
 from workers.families.gan.load import Loaded
 from workers.family import Context, Item, JobError, Output
-from workers.png import encode_png
 
 ROWS = 64
 """How many pictures one call of the networks makes at most."""
@@ -129,8 +130,13 @@ def _draw(model: Loaded, pictures: Sequence[Picture]) -> None:
             "label": names[class_] if names else None,
             "torch": str(torch.__version__),
         }
-        data = encode_png(Image.fromarray(pixels), job_id=picture.item.job_id, seed=picture.seed)
-        picture.output = Output(data, "image/png", facts)
+        picture.output = picture_output(
+            partial(Image.fromarray, pixels),
+            picture.request.format,
+            job_id=picture.item.job_id,
+            seed=picture.seed,
+            facts=facts,
+        )
 
 
 def _too_low(picture: Picture) -> JobError:

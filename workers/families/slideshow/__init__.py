@@ -13,6 +13,7 @@ class Slideshow:
     """The `workers.family.Family` of slideshows."""
 
     tolerance = 0.0
+    pads = False
 
     def debug(self, folder: Path) -> None:
         """See `debug.build`."""

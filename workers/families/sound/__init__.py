@@ -13,6 +13,7 @@ class Sound:
     """The `workers.family.Family` of models for music and noises."""
 
     tolerance = 1 / 2**15  # one step of 16-bit PCM
+    pads = False
 
     def debug(self, folder: Path) -> None:
         """See `debug.build`."""

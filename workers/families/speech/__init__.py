@@ -13,6 +13,7 @@ class Speech:
     """The `workers.family.Family` of models that speak."""
 
     tolerance = 0.0
+    pads = False
 
     def debug(self, folder: Path) -> None:
         """See `debug.build`."""

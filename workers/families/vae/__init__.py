@@ -13,6 +13,7 @@ class Vae:
     """The `workers.family.Family` of autoencoders."""
 
     tolerance = 1 / 255
+    pads = False
 
     def debug(self, folder: Path) -> None:
         """See `debug.build`."""

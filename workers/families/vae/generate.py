@@ -10,10 +10,10 @@ from torch import Tensor
 
 from jobs.kinds.sizes import parse_size
 from jobs.kinds.vae import TAKES, VAE, VaeRequest
+from workers.encoding import picture_output
 from workers.families.vae.load import Loaded
 from workers.family import Context, Item, JobError, Output
 from workers.pictures import covering
-from workers.png import encode_png
 
 MAX_BATCH = 16
 
@@ -124,7 +124,9 @@ def _output(item: Item, picture: Image.Image, position: float | None) -> Output:
         facts["strength"] = request.strength
     if position is not None:
         facts["position"] = position
-    return Output(encode_png(picture, job_id=item.job_id, seed=item.seed), "image/png", facts)
+    return picture_output(
+        lambda: picture, request.format, job_id=item.job_id, seed=item.seed, facts=facts
+    )
 
 
 def _size(item: Item) -> tuple[int, int]:

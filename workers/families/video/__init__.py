@@ -13,6 +13,7 @@ class Video:
     """The `workers.family.Family` of video models."""
 
     tolerance = 0.0
+    pads = False
 
     def debug(self, folder: Path) -> None:
         """See `debug.build`."""
