@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -32,7 +32,11 @@ class Settings(BaseSettings):
     """Everything that is configured, by ``PRESSWORK_`` variables of the same names."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PRESSWORK_", frozen=True, extra="ignore", env_ignore_empty=True
+        env_prefix="PRESSWORK_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     # What holds a secret stays out of repr(), which ends up in logs.
@@ -48,7 +52,8 @@ class Settings(BaseSettings):
     """The tenant on whose behalf the command acts."""
     cache_dir: Annotated[Path, Field(default_factory=lambda: Path.home() / ".cache" / "presswork")]
     """Where workers keep model files that they have built or fetched, checked before each load."""
-    pool: str = "default"
+    pool: Annotated[str, Field(pattern=r"^\s*[^,\s][^,]*(,\s*[^,\s][^,]*)*$")] = "default"
+    """Whose work a worker does: a pool, or several with commas between them."""
     lease_s: Annotated[float, Field(gt=0)] = 30
     """A worker that is silent for this long loses its batch."""
     idle_look_s: Annotated[float, Field(gt=0)] = 5
@@ -56,7 +61,16 @@ class Settings(BaseSettings):
     slice_s: Annotated[float, Field(ge=0)] = 30
     """How long a worker stays on one batch key while others wait."""
     sweep_s: Annotated[float, Field(gt=0)] = 2
-    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 64
+    """The most jobs of a claim, and of a call; how many are best is measured."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """In which precision models compute; auto: bfloat16 on GPUs, float32 on CPUs."""
+    model_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """How much memory the models that a worker keeps loaded may take; see `workers.resident`."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether workers compile models; auto: on GPUs."""
+    signing_key: Annotated[str | None, Field(min_length=16, repr=False)] = None
+    """Signs compiled code in the bucket. Without one none is kept there, nor taken from there."""
     link_s: Annotated[int, Field(ge=1, le=7 * 86400)] = 600
     """How long a presigned link to an artifact is good for."""
 
@@ -68,6 +82,11 @@ class Settings(BaseSettings):
         except (ArgumentError, ValueError):  # whose texts may quote the password
             raise ValueError("is no URL of the form postgresql://USER:PASSWORD@HOST/NAME") from None
         return url
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The pools of `pool`, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.pool.split(",")))
 
     def engine(self, application: str, *, pool_size: int = 5, keep_plans: bool = False) -> Engine:
         """A new engine for the database; see `storage.database.connect`."""
@@ -102,6 +121,8 @@ SERVICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The variables of each service, the one that must be there first."""
 
+SIGNING_KEY = "PRESSWORK_SIGNING_KEY"
+
 
 def load(data: Path | None = None) -> Settings:
     """The settings of this process.
@@ -129,6 +150,9 @@ def load(data: Path | None = None) -> Settings:
             missing.append(variables[0])
     if missing:
         raise NotConfiguredError(missing, data)
+    # It belongs to the bucket, whose contents it signs.
+    if "s3" not in external and not os.environ.get(SIGNING_KEY) and SIGNING_KEY in of_stack:
+        values[SIGNING_KEY] = of_stack[SIGNING_KEY]
     return from_environment(values)
 
 

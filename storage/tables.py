@@ -123,8 +123,8 @@ class Campaign(Base):
     """One bulk request. While ``compiling``, its jobs do not exist yet; then all of them do.
 
     From ``closes_at`` on no job of it starts. At ``reopens_at`` a sweeper sets both anew, from
-    ``run_window``; without one what has not started by then expires. Both are None outside of
-    schedules with a run window, and once the campaign is over.
+    ``run_window``; without one what has not started by then expires: ``closes_at`` is its deadline.
+    Both are None where neither was asked for, and once the campaign is over.
     """
 
     __tablename__ = "campaigns"
@@ -245,22 +245,14 @@ class Job(Base):
         ),
         _idempotency("jobs"),
         # The claim's index: all ascending and partial on a literal, or it is not used in order.
-        # The best priority is one probe, the next key in turn another; and a key's jobs are found
-        # by a probe per priority that is in use (PostgreSQL skips over a column that is not named).
+        # The best priority is one probe, the next tenant another, and so is a tenant's next key;
+        # the jobs of a tenant's key are a range, in the order of their age.
         Index(
             "ix_jobs_turns",
             "pool",
             "priority",
+            "tenant_id",
             "batch_key",
-            "id",
-            postgresql_where=text("status = 'queued'"),
-        ),
-        # For workers of the release before, whose claim walks from key to key. To be dropped.
-        Index(
-            "ix_jobs_queued",
-            "pool",
-            "batch_key",
-            "priority",
             "id",
             postgresql_where=text("status = 'queued'"),
         ),
@@ -318,7 +310,7 @@ class JobNeed(Base):
 
 
 class Artifact(Base):
-    """One stored output, and which job, claim and attempt made it."""
+    """One stored output of a job, which claim made it, and at which attempt of the job's."""
 
     __tablename__ = "artifacts"
     __table_args__ = (
@@ -333,12 +325,29 @@ class Artifact(Base):
     claim_id: Mapped[UUID]
     attempt: Mapped[int] = mapped_column(SmallInteger)
     index: Mapped[int] = mapped_column(SmallInteger)
-    object_key: Mapped[str] = mapped_column(unique=True)
+    object_key: Mapped[str] = mapped_column(index=True)
+    """Under the claim's prefix. Jobs that reuse what another has made refer to the same object."""
     media_type: Mapped[str]
     sha256: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     facts: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=_now)
+
+
+class Making(Base):
+    """Which job makes, or has made, what every job of the tenant with this digest asks for.
+
+    It counts for as long as that job runs under the claim, or has succeeded. No foreign keys, as in
+    `Recipient`.
+    """
+
+    __tablename__ = "makings"
+
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(index=True)
+    claim_id: Mapped[UUID]
+    since: Mapped[datetime] = mapped_column(server_default=_now)
 
 
 class CampaignCounter(Base):
@@ -383,17 +392,30 @@ class Worker(Base):
     seen_at: Mapped[datetime] = mapped_column(server_default=_now)
     clock_skew_s: Mapped[float | None]
     """Seconds by which its machine's clock was ahead of the database's then."""
+    # What follows is as `storage.workers.State` says.
+    memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    memory_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    models: Mapped[list[str]] = mapped_column(JSONB, server_default=text("'[]'::jsonb"))
+    batch_key: Mapped[str | None]
+    outputs_per_s: Mapped[float | None]
+    counters: Mapped[dict[str, int]] = mapped_column(JSONB, server_default=text("'{}'::jsonb"))
 
 
 class BatchSize(Base):
-    """What a call of a batch key may have at most on a sort of device, whose memory ran out."""
+    """What was measured of the calls of a batch key on a sort of device, and what limits them."""
 
     __tablename__ = "batch_sizes"
 
     device: Mapped[str] = mapped_column(primary_key=True)
     batch_key: Mapped[str] = mapped_column(primary_key=True)
-    size: Mapped[int]
+    size: Mapped[int | None]
+    """How many jobs there was room for at most when memory ran out, at ``updated_at``."""
     updated_at: Mapped[datetime] = mapped_column(server_default=_now)
+    rates: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """Jobs per second, by the size of the call."""
+    peak_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    torch: Mapped[str | None]
+    measured_at: Mapped[datetime | None]
 
 
 class Schedule(Base):

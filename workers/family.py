@@ -1,13 +1,17 @@
 """What a family of models is to the runner: the protocol, and what passes through it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 from uuid import UUID
 
 from jobs.kinds import KindRequest
 from storage.models import ModelCard
+
+if TYPE_CHECKING:
+    from workers.compiled import Compiler
 
 
 class StopRequestedError(Exception):
@@ -16,9 +20,18 @@ class StopRequestedError(Exception):
 
 @dataclass(frozen=True)
 class Device:
-    """What a worker process computes on: ``cpu`` or ``cuda``, the only one that it sees."""
+    """What a worker process computes on: ``cpu`` or ``cuda``, the only one that it sees.
+
+    ``dtype`` is the precision of the weights that compute: fp32 is what makes the same seed give
+    the same output alone and in a batch, bf16 what makes it fast. Its memory is divided evenly
+    among so many ``shares``, of which one is this process's.
+    """
 
     type: str
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    shares: int = 1
+    compiler: "Compiler | None" = field(default=None, compare=False)
+    """None: all is run as it is."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,8 @@ class Input:
 class Adapter:
     """An adapter's files on this machine, checked; ``identity`` changes with its weights.
 
-    What its licence demands goes to the facts of all that is made with it.
+    What its licence demands goes to the facts of all that is made with it. ``bank``: its jobs share
+    batches with those of other such adapters, see `jobs.registry.adapters`.
     """
 
     identity: str
@@ -44,6 +58,7 @@ class Adapter:
     files: Path
     licence: str = ""
     attribution: str | None = None
+    bank: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +84,18 @@ class Item:
 class Output:
     """One finished file. ``facts`` are kept with the artifact, such as width and height.
 
-    Kind, model, revision, licence, seed, adapters and inputs are added by the runner.
+    Kind, model, revision, licence, seed, adapters and inputs are added by the runner. ``content``
+    may be what encodes it, which then happens beside the next batch, in a thread of the writer's.
     """
 
-    data: bytes
+    content: bytes | Callable[[], bytes]
     media_type: str
     facts: Mapping[str, Any]
+
+    @cached_property
+    def data(self) -> bytes:
+        """The file's bytes."""
+        return self.content if isinstance(self.content, bytes) else self.content()
 
 
 @dataclass(frozen=True)
@@ -102,6 +123,10 @@ class Family(Protocol[M]):
     tolerance: float
     """By how much of full scale the same seed may differ alone and in a batch, in fp32; 0: not."""
 
+    pads: bool
+    """Whether calls of few sizes are faster than calls that fit: code is compiled, and algorithms
+    are chosen, for each size anew. Then calls are filled up by repeating their last item."""
+
     def debug(self, folder: Path) -> None:
         """Write the files of a model with tiny seeded weights, that runs in a second on a CPU."""
 
@@ -118,3 +143,11 @@ class Family(Protocol[M]):
 
     def unload(self, model: M) -> None:
         """Give the device's memory back."""
+
+
+@runtime_checkable
+class Compiles(Protocol):
+    """What a family has beside, whose models are compiled for the sizes that they run at."""
+
+    def warm(self, model: Any, items: Sequence[Item]) -> None:
+        """Have compiled what a call of ``items`` needs, without making them."""

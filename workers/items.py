@@ -1,6 +1,6 @@
 """From claimed jobs to items: each job's request, complete."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from jobs.campaigns import creatives
 from jobs.campaigns.creatives import Creative
 from jobs.kinds import KINDS, KindRequest
-from jobs.kinds.values import derived_seed
+from jobs.kinds.values import AdapterUse, derived_seed
 from jobs.problems import BadInputError, from_validation
 from storage.ledger.claim import Batch, ClaimedJob
 from storage.ledger.finish import Failed
@@ -50,6 +50,14 @@ def _request(job: ClaimedJob, parsed: dict[UUID, Creative]) -> KindRequest:
     if request.seed is None:
         request = request.model_copy(update={"seed": derived_seed(str(job.id))})
     return request
+
+
+def by_uses(items: Iterable[Item]) -> Iterator[tuple[tuple[AdapterUse, ...], list[Item]]]:
+    """The items that want the same adapters, together."""
+    alike: dict[tuple[AdapterUse, ...], list[Item]] = {}
+    for item in items:
+        alike.setdefault(item.request.uses, []).append(item)
+    yield from alike.items()
 
 
 def facts_of(item: Item, card: ModelCard) -> dict[str, Any]:

@@ -18,5 +18,5 @@ def quieten() -> None:
 
 
 def dtype_on(device: Device) -> torch.dtype:
-    """In fp32 on a CPU, where the same seed is to give the same output alone and in a batch."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    """The device's precision, as torch calls it."""
+    return torch.bfloat16 if device.dtype == "bfloat16" else torch.float32

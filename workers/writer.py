@@ -29,12 +29,21 @@ PATIENCE_S = 60
 """How long finished work is kept for a bucket that does not answer, while its lease is renewed."""
 TRIES = 2
 """By the client, at once, in case that a connection was stale; whoever has patience tries again."""
+CLAIMS = 8
+"""More than a worker stores the outputs of at a time."""
 STOP_S = 1.5
 """How long uploads may still take once it is time to stop; what is not stored by then goes back."""
 
 
+Upload = Future[list[NewArtifact]]
+"""Outputs of a job on their way to the bucket."""
+
+
 class Writer:
-    """Uploads in threads of its own. ``made_by`` is added to the facts of every artifact."""
+    """Encodes, hashes and uploads in threads of its own.
+
+    ``made_by`` is added to the facts of every artifact.
+    """
 
     def __init__(
         self, objects: ObjectStore, made_by: Mapping[str, Any], stopping: Callable[[], bool]
@@ -43,18 +52,19 @@ class Writer:
         self._made_by = made_by
         self._stopping = stopping
         self._stop_by: float | None = None
-        self._given_up: UUID | None = None
+        # Replaced as a whole, by whichever thread.
+        self._given_up: tuple[UUID, ...] = ()
         self._away = False
         self._noting = threading.Lock()
         self._threads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
 
     def store(
         self, claim_id: UUID, job_id: UUID, outputs: Sequence[Output], facts: Mapping[str, Any]
-    ) -> "Future[list[NewArtifact]]":
+    ) -> Upload:
         """Start storing; `result` waits for it. ``facts`` are those of all of the outputs."""
         return self._threads.submit(self._store, claim_id, job_id, outputs, facts)
 
-    def result(self, upload: "Future[list[NewArtifact]]") -> list[NewArtifact]:
+    def result(self, upload: Upload) -> list[NewArtifact]:
         """What was stored.
 
         Raises:
@@ -90,7 +100,7 @@ class Writer:
         deadline = time.monotonic() + PATIENCE_S
         wait_s = 0.5
         while True:
-            if claim_id == self._given_up:
+            if claim_id in self._given_up:
                 # Or each of a large batch's outputs would be waited for in its turn.
                 raise ObjectStoreError("patience with the bucket is at its end for this batch")
             try:
@@ -100,7 +110,7 @@ class Writer:
             except ObjectStoreError as error:
                 self._note(error)
                 if time.monotonic() > deadline:
-                    self._given_up = claim_id
+                    self._give_up(claim_id)
                     raise
                 if self._stopping():
                     raise
@@ -109,6 +119,11 @@ class Writer:
                 return
             wait(wait_s * random.uniform(0.5, 1.0), self._stopping)  # noqa: S311
             wait_s = min(wait_s * 2, 10)
+
+    def _give_up(self, claim_id: UUID) -> None:
+        with self._noting:
+            if claim_id not in self._given_up:
+                self._given_up = (*self._given_up[-CLAIMS:], claim_id)
 
     def _note(self, error: ObjectStoreError | None) -> None:
         """Say once when the bucket goes away, and once when it is back, not at each try."""

@@ -12,6 +12,8 @@ from sqlalchemy import Engine, text
 
 from jobs.services import Services
 from jobs.submissions import JobSubmission, submit_job
+from storage import batch_sizes
+from storage.batch_sizes import Measured
 from workers.families.diffusion import generate, load
 from workers.families.diffusion.capabilities import CAPABILITIES
 from workers.family import Device, Item
@@ -65,6 +67,20 @@ def submit(services: Services, tenant_id: UUID, *requests: dict[str, object]) ->
         for request in requests
     ]
     return [submit_job(services, tenant_id, submission) for submission in submissions]
+
+
+def measure(engine: Engine, size: int = 8) -> None:
+    """From now on workers know that calls of ``size`` are best for whatever has been submitted."""
+    measured = Measured({size: 1.0}, None, str(torch.__version__))
+    with engine.begin() as connection:
+        keys = connection.execute(text("SELECT DISTINCT batch_key FROM jobs")).scalars().all()
+    for batch_key in keys:
+        batch_sizes.keep(engine, device=device_sort(), batch_key=batch_key, measured=measured)
+
+
+def device_sort() -> str:
+    """What the sizes of these runners' calls are kept under."""
+    return f"cpu x{torch.get_num_threads()} float32"
 
 
 def jobs(engine: Engine) -> dict[UUID, tuple[str, int, str | None]]:

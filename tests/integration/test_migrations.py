@@ -79,7 +79,7 @@ def test_checks_are_compared(fresh: Engine) -> None:
     """The comparison above sees CHECK constraints and the predicates of indexes."""
     Base.metadata.create_all(fresh)
     assert described(fresh, "constraints")["jobs.ck_jobs_claim_id"].startswith("CHECK")
-    assert "status = 'queued'" in described(fresh, "indexes")["ix_jobs_queued"]
+    assert "status = 'queued'" in described(fresh, "indexes")["ix_jobs_turns"]
 
 
 def test_the_revision(engine: Engine, fresh: Engine) -> None:

@@ -92,6 +92,23 @@ def test_patience_ends_for_the_whole_batch(
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
+def test_patience_ends_for_each_of_several_batches(
+    make_writer: Callable[..., Writer], proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose outputs come in between does not have another one waited for anew."""
+    monkeypatch.setattr(writer, "PATIENCE_S", 1)
+    to, claims = make_writer(), (uuid4(), uuid4())
+    proxy.refuse_puts(MANY)
+    uploads = [
+        to.store(claims[number % 2], uuid4(), [output(number)], {})
+        for number in range(6 * writer.UPLOADS)
+    ]
+    for upload in uploads:
+        with pytest.raises(ObjectStoreError):
+            to.result(upload)
+    assert len(set(proxy.seen)) <= 2 * writer.UPLOADS
+
+
 def test_a_stop_ends_the_waiting(
     make_writer: Callable[..., Writer], proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ class Tint:
     """Answers with the digests of what it was given."""
 
     tolerance = 0.0
+    pads = False
 
     def debug(self, folder: Path) -> None:
         """Write nothing."""

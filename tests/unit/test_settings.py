@@ -27,6 +27,7 @@ STACK = {
     "PRESSWORK_S3_ENDPOINT": "http://127.0.0.1:3",
     "PRESSWORK_S3_ACCESS_KEY_ID": "stack key",
     "PRESSWORK_S3_SECRET_ACCESS_KEY": "stack secret",
+    "PRESSWORK_SIGNING_KEY": "the stack's signing key",
 }
 AWS_OF_THE_SHELL = {
     "AWS_ACCESS_KEY_ID": "shell key",
@@ -88,6 +89,16 @@ def test_everything_from_the_stack(stack: Path) -> None:
     assert settings.database_url == STACK["PRESSWORK_DATABASE_URL"]
     assert settings.broker_url == STACK["PRESSWORK_BROKER_URL"]
     assert bucket(settings) == STACK_BUCKET
+
+
+def test_the_key_that_signs_goes_with_the_bucket(stack: Path, shell: pytest.MonkeyPatch) -> None:
+    """The stack's key signs what lies in the stack's bucket, unless the environment has another."""
+    assert load(stack).signing_key == STACK["PRESSWORK_SIGNING_KEY"]
+    shell.setenv("PRESSWORK_SIGNING_KEY", "the shell's signing key")
+    assert load(stack).signing_key == "the shell's signing key"
+    shell.delenv("PRESSWORK_SIGNING_KEY")
+    set_all(shell, S3_OF_THE_SHELL)
+    assert load(stack).signing_key is None
 
 
 def test_the_data_directory_can_be_named_by_a_variable(
@@ -213,6 +224,15 @@ def test_other_settings_come_from_the_environment(stack: Path, shell: pytest.Mon
     assert (settings.tenant, settings.lease_s, settings.pool) == ("acme", 7.5, "gpu")
 
 
+@pytest.mark.parametrize(
+    ("given", "pools"), [("gpu", ("gpu",)), (" gpu, large models,gpu", ("gpu", "large models"))]
+)
+def test_pools(stack: Path, shell: pytest.MonkeyPatch, given: str, pools: tuple[str, ...]) -> None:
+    """A worker may serve several pools, each named once."""
+    set_all(shell, {"PRESSWORK_POOL": given})
+    assert load(stack).pools == pools
+
+
 def test_given_values_go_before_the_environment(shell: pytest.MonkeyPatch) -> None:
     """`from_environment` takes what it is given and leaves only the rest to the shell."""
     set_all(shell, {**S3_OF_THE_SHELL, "PRESSWORK_TENANT": "shell", "PRESSWORK_POOL": "shell"})
@@ -230,6 +250,7 @@ def test_given_values_go_before_the_environment(shell: pytest.MonkeyPatch) -> No
         ("PRESSWORK_S3_ENDPOINT", "elsewhere:9000"),
         ("PRESSWORK_S3_ENDPOINT", "http://"),
         ("PRESSWORK_LEASE_S", "0"),
+        ("PRESSWORK_POOL", "gpu,,cpu"),
         ("PRESSWORK_BATCH_SIZE", "many"),
         ("PRESSWORK_LINK_S", str(8 * 86400)),
     ],
@@ -266,6 +287,13 @@ def test_settings_are_frozen_and_keep_their_secrets() -> None:
     assert "u:stack" not in repr(settings)
     assert ":stack@" not in repr(settings)
     assert "stack secret" not in repr(settings)
+
+
+def test_a_secret_that_cannot_be_used_stays_one() -> None:
+    """What is wrong with it is said in tracebacks, which end up in logs; not the value."""
+    with pytest.raises(ValidationError, match="at least 16 characters") as raised:
+        Settings.model_validate({"signing_key": "hush", "database_url": "mysql://u:hush@h/x"})
+    assert "hush" not in str(raised.value)
 
 
 def test_a_database_url_without_a_driver_uses_ours() -> None:
