@@ -1,0 +1,1 @@
+"""What people write instead, each as its own documentation tells them to."""
