@@ -35,8 +35,8 @@ def call_size(count: int, most: int, rates: Rates, *, pads: bool, coarse: bool =
     """
     if not pads:
         return min(count, most)
-    if count >= 2 * most:
-        return most  # all but the last of many calls are alike
+    if count >= (most if coarse else 2 * most):
+        return most  # all but the last of many calls are alike; it is compiled first of all
     sizes = buckets(most, coarse=coarse)
     # Of ways that take as long, the one with the fewest calls, then the one with the least padding.
     tie_s = 1e-6 * seconds(most, rates)
