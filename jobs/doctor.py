@@ -175,12 +175,12 @@ def _bucket(services: Services) -> Finding:
 
 def _compiles(settings: Settings) -> bool:
     """Whether a worker on this machine would compile."""
-    if settings.compile == "auto":
-        try:
-            return any(slot.type != "cpu" for slot in parse_devices("all"))
-        except ValueError:  # of CUDA_VISIBLE_DEVICES, which says so to the worker
-            return False
-    return settings.compile == "on"
+    if settings.compiles_on("cpu"):
+        return True
+    try:
+        return any(settings.compiles_on(slot.type) for slot in parse_devices("all"))
+    except ValueError:  # of CUDA_VISIBLE_DEVICES, which says so to the worker
+        return False
 
 
 def _compiler() -> Finding:

@@ -88,6 +88,10 @@ class Settings(BaseSettings):
         """The pools of `pool`, each once."""
         return tuple(dict.fromkeys(name.strip() for name in self.pool.split(",")))
 
+    def compiles_on(self, device: str) -> bool:
+        """Whether a worker on a device of this type, such as ``cpu``, compiles models."""
+        return self.compile == "on" or (self.compile == "auto" and device != "cpu")
+
     def engine(self, application: str, *, pool_size: int = 5, keep_plans: bool = False) -> Engine:
         """A new engine for the database; see `storage.database.connect`."""
         url = self.database_url

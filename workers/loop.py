@@ -37,7 +37,7 @@ def device_of(settings: Settings, slot: Slot, compiler: Compiler | None = None) 
 
 def compiler_of(settings: Settings, slot: Slot, report: Report) -> Compiler | None:
     """What compiles for the slot; None: the settings ask for none."""
-    if settings.compile == "off" or (settings.compile == "auto" and slot.type == "cpu"):
+    if not settings.compiles_on(slot.type):
         return None
     if settings.signing_key is None:
         _log.warning("compiled code is not kept: set PRESSWORK_SIGNING_KEY to share it")

@@ -29,7 +29,6 @@ def measure(plant: Plant, load: Load, scale: Scale) -> Iterator[Figure]:
             "PRESSWORK_SIGNING_KEY": key,
             # It reports three times in a lease: that is how exactly this can be known.
             "PRESSWORK_LEASE_S": "3",
-            "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
         }
         with plant.worker(scale.devices, **settings) as worker:
             warm(plant, [one], numbers)
