@@ -18,7 +18,7 @@ from benchmarks.workers.loads import Load
 from benchmarks.workers.plant import NothingComesError, Plant
 from benchmarks.workers.rivals import RIVALS
 from benchmarks.workers.scale import Scale
-from jobs.devices import parse_devices
+from jobs import machine
 
 FULL = 256
 SIZES = {"overhead": ("64x64", "96x64", "64x96", "96x96"), "arithmetic": ("128x128",)}
@@ -62,13 +62,7 @@ def plant_on(on: Ground, measured: Sequence[Load], scale: Scale) -> Iterator[Pla
         # A worker reports three times in a lease.
         "PRESSWORK_LEASE_S": "6",
     }
-    # The threads and cores of a worker that has all of them.
-    slot = parse_devices("cpu" if scale.devices.startswith("cpu") else scale.devices)[0]
-    outside = {
-        **shell,
-        **slot.environment,
-        "TORCHINDUCTOR_CACHE_DIR": str(on.folder / "inductor"),
-    }
+    outside = {**shell, "TORCHINDUCTOR_CACHE_DIR": str(on.folder / "inductor")}
     with on.books(settings) as books, books.services() as services:
         books.log_claims()
         services.objects.ensure_bucket()
@@ -92,7 +86,7 @@ def main() -> None:
     arguments = _arguments()
     logging.basicConfig(level=logging.ERROR)
     on_gpu = arguments.model and arguments.device == "cuda"
-    devices = arguments.devices or ("0" if on_gpu else "cpu")
+    devices = arguments.devices or ("0" if on_gpu else f"cpu:{len(machine.cores())}")
     scale = Scale(arguments.images, devices, compiled=not arguments.eager)
     with (
         timed() as elapsed_s,
@@ -163,7 +157,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--devices",
-        help="of the worker: cpu, cpu:2 (two processes with half of the threads each), or 0",
+        help="of the worker, such as cpu (one process with all cores), or 0 "
+        "(default: a process per core, or the first GPU)",
     )
     own = parser.add_argument_group(
         "a model of your own", "The same figures with it. Nobody has run them on a GPU yet."

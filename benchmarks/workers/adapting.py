@@ -28,7 +28,7 @@ def measure(plant: Plant, load: Load, scale: Scale) -> Iterator[Figure]:
         plant.add_adapter(load, plant.ground.folder / "adapters" / name, name)
     each = max(one.batch // ADAPTERS, 1)
     waves = WAVES if scale.full else 1
-    with plant.worker(scale.devices) as _:
+    with plant.worker(scale.one) as _:
 
         def wave(creatives: Sequence[dict[str, Any]]) -> float:
             count = each * ADAPTERS // len(creatives)

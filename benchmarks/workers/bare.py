@@ -1,15 +1,17 @@
-"""The bare loop as a process of its own: it is told what to make, and says how long that took."""
+"""The bare loop in processes of its own: they are told what to make, and it is timed."""
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import IO, Self
 
 from benchmarks.workers.loads import Load, uniform
+from jobs.devices import Slot
 
 
 class BareLoop:
@@ -26,28 +28,44 @@ class BareLoop:
         print(json.dumps({"load": load.as_json(), "count": count}), file=self._in, flush=True)
         answer = self._out.readline()
         if not answer:
-            raise RuntimeError("the bare loop has ended: its log says why")
+            raise RuntimeError("the bare loop has ended: see above")
         return float(json.loads(answer))
+
+
+class BareLoops:
+    """As many loops as the worker has processes, which divide the pictures among them."""
+
+    def __init__(self, loops: Sequence[BareLoop]) -> None:
+        self._loops = loops
+
+    def seconds(self, load: Load, count: int) -> float:
+        """How long it takes until all have their part of ``count`` pictures on the host."""
+        share, more = divmod(count, len(self._loops))
+        counts = [share + (number < more) for number in range(len(self._loops))]
+        with ThreadPoolExecutor(len(self._loops)) as threads:
+            spent = threads.map(lambda loop, n: loop.seconds(load, n), self._loops, counts)
+            return max(list[float](spent))
 
     @classmethod
     @contextmanager
-    def started(cls, environment: Mapping[str, str], log: Path) -> Iterator[Self]:
-        """While the block runs. The first call of a load loads it, and compiles."""
-        with log.open("ab") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                # Nothing runs beside it that its threads should make room for when they wait.
-                env={k: v for k, v in environment.items() if k != "OMP_WAIT_POLICY"},
-            )
-        with process:
-            try:
-                yield cls(process)
-            finally:
-                process.kill()
+    def started(cls, slots: Sequence[Slot], environment: Mapping[str, str]) -> Iterator[Self]:
+        """While the block runs, one for each slot. The first call of a load compiles it."""
+        with ExitStack() as stack:
+            loops = []
+            for slot in slots:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", __name__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**environment, **slot.environment},
+                )
+                stack.enter_context(process)
+                stack.callback(process.kill)
+                if slot.cores:
+                    os.sched_setaffinity(process.pid, slot.cores)
+                loops.append(BareLoop(process))
+            yield cls(loops)
 
 
 def main() -> None:

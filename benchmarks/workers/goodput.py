@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from benchmarks.figures import Figure, alternated, ratio, shown
-from benchmarks.workers.bare import BareLoop
+from benchmarks.workers.bare import BareLoops
 from benchmarks.workers.loads import Load, uniform
 from benchmarks.workers.plant import Plant
 from benchmarks.workers.rivals import USUAL
@@ -16,13 +16,12 @@ from benchmarks.workers.warming import Numbers, warm
 def measure(plant: Plant, loads: Sequence[Load], scale: Scale) -> Iterator[Figure]:
     """The figures of both models."""
     numbers = Numbers()
-    log = plant.ground.folder / "logs" / "bare.log"
     with (
-        BareLoop.started(plant.outside, log) as bare,
+        BareLoops.started(scale.slots, plant.outside) as bare,
         plant.worker(scale.devices) as _,
     ):
         for load in loads:
-            bare.seconds(load, load.batch)
+            bare.seconds(load, load.batch * len(scale.slots))
             warm(plant, [replace(load, sizes=load.sizes[:1])], numbers)
             found = alternated(
                 scale.rounds,
@@ -36,8 +35,8 @@ def measure(plant: Plant, loads: Sequence[Load], scale: Scale) -> Iterator[Figur
                 "of the bare loop",
                 f"campaign of {scale.images} images on {scale.devices}, {load.size}, "
                 f"{load.steps} steps, batches of {load.batch}, {load.dtype}, first claim to last "
-                f"commit: {shown(found['ours'], 'images/s', 1)}; the bare compiled loop to uint8 "
-                f"on the host: {shown(found['bare'], 'images/s', 1)}",
+                f"commit: {shown(found['ours'], 'images/s', 1)}; as many bare compiled loops "
+                f"to uint8 on the host: {shown(found['bare'], 'images/s', 1)}",
                 at_least=True,
             )
 
@@ -47,7 +46,7 @@ def _campaign(plant: Plant, load: Load, count: int, numbers: Numbers) -> float:
     return count / plant.span_s(plant.submit_campaign(load, pictures))
 
 
-def _loop(bare: BareLoop, load: Load, count: int) -> float:
+def _loop(bare: BareLoops, load: Load, count: int) -> float:
     return count / bare.seconds(load, count)
 
 
@@ -57,7 +56,7 @@ def measure_per_image(plant: Plant, load: Load, scale: Scale) -> Iterator[Figure
     plain = replace(load, compiled=False, sizes=load.sizes[:1])
     with (
         plant.worker(scale.devices) as _,
-        USUAL.running(plant, replace(plain, dtype="float32")) as fp32,
+        USUAL.running(plant, replace(plain, dtype="float32"), scale) as fp32,
     ):
         warm(plant, [replace(load, sizes=load.sizes[:1])], numbers)
 
@@ -69,7 +68,7 @@ def measure_per_image(plant: Plant, load: Load, scale: Scale) -> Iterator[Figure
 
         few = uniform(load, scale.slow)
         found = alternated(scale.rounds, ours=campaign, fp32=lambda: scale.slow / fp32.seconds(few))
-    with USUAL.running(plant, replace(plain, dtype="bfloat16")) as bf16:
+    with USUAL.running(plant, replace(plain, dtype="bfloat16"), scale) as bf16:
         found["bf16"] = [scale.slow / bf16.seconds(few) for _ in range(scale.rounds)]
     yield Figure(
         "against_task_per_image",

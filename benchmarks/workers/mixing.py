@@ -96,7 +96,7 @@ def against(
     def all_sorts() -> list[Picture]:
         return mixed(load, scale.images, numbers.take(2 * scale.images))
 
-    with plant.worker(scale.devices) as _, kind.running(plant, load) as rival:
+    with plant.worker(scale.devices) as _, kind.running(plant, load, scale) as rival:
         _warm(plant, load, scale, numbers)
         plain = alternated(
             scale.rounds,

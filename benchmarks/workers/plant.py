@@ -20,6 +20,7 @@ from sqlalchemy.exc import ProgrammingError
 from benchmarks.ground import Books, Ground
 from benchmarks.workers.loads import Load, Picture
 from jobs.campaigns import file as campaign_file
+from jobs.devices import parse_devices
 from jobs.kinds.image import ImageRequest
 from jobs.maintenance.fanout import fan_out_campaigns
 from jobs.processes import Child, Program
@@ -205,6 +206,18 @@ class Plant:
                     total[name] = total.get(name, 0) + count
         return total
 
+    def slots(self) -> int:
+        """How many processes make what is asked for."""
+        return int(self._value("SELECT count(*) FROM workers WHERE pid <> 0"))
+
+    def has_compiled_code(self) -> bool:
+        """Whether each worker that is up has compiled something, or got it."""
+        query = """
+            SELECT coalesce(min(CAST(counters->>'compiles' AS int)
+                                + CAST(counters->>'saved_results' AS int)), 0) FROM workers
+        """
+        return int(self._value(query)) > 0
+
     def beat(self) -> None:
         """Return when every worker has reported once more."""
         now = self.now()
@@ -230,9 +243,8 @@ class Plant:
         child = Child(program)
         worker = Worker(child, folder)
         try:
-            slots = int(devices.partition(":")[2] or 1)
-            up = "SELECT count(*) FROM workers WHERE pid <> 0"
-            until(f"the worker, see {folder}", lambda: self._value(up) >= slots)
+            slots = len(parse_devices(devices))
+            until(f"the worker, see {folder}", lambda: self.slots() >= slots)
             yield worker
         finally:
             child.stop()
@@ -270,9 +282,8 @@ class Worker:
         return [child for slot in slots for child in slot.children() if "--slot" in child.cmdline()]
 
     def kill(self) -> None:
-        """As the kernel does when memory has run out: no process may do anything about it."""
-        for process in self.computing():
-            os.kill(process.pid, signal.SIGKILL)
+        """End one of those as the kernel does when memory has run out: it cannot prevent it."""
+        os.kill(self.computing()[0].pid, signal.SIGKILL)
 
     def logged(self, pattern: str) -> list[re.Match[str]]:
         """What its log says."""

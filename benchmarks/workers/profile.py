@@ -24,6 +24,7 @@ from benchmarks.workers.loads import Load, uniform
 from benchmarks.workers.plant import Plant
 from benchmarks.workers.scale import Scale
 from benchmarks.workers.warming import Numbers, warm
+from jobs import machine
 
 RATE_HZ = 100
 MAKING = re.compile(r"(run_next|drain) \(workers/runner\.py")
@@ -133,7 +134,8 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--svg", type=Path, default=Path("docs/pictures/worker-profile.svg"))
     arguments = parser.parse_args()
-    scale = Scale(arguments.images, compiled=not arguments.eager)
+    devices = f"cpu:{len(machine.cores())}"
+    scale = Scale(arguments.images, devices, compiled=not arguments.eager)
     with (
         tempfile.TemporaryDirectory(prefix="presswork-bench-") as folder,
         ground(Path(folder) / "servers") as on,

@@ -22,6 +22,7 @@ from sqlalchemy import text
 from benchmarks.workers.alternatives.storing import INSERT, TABLE, Order, sent
 from benchmarks.workers.loads import Load, Picture, uniform
 from benchmarks.workers.plant import NothingComesError, Plant, until
+from benchmarks.workers.scale import Scale
 from jobs.processes import Child, Program
 
 __all__ = ["INSERT", "RIVALS", "USUAL", "Kind", "Rival"]
@@ -43,14 +44,17 @@ class Kind:
     command: Sequence[str]
     produce: Produce
 
+    def _how_many(self, scale: Scale) -> Sequence[str]:
+        return ("--concurrency", str(len(scale.slots))) if self.command[0] == "celery" else ()
+
     @property
     def is_installed(self) -> bool:
         """Whether it can be measured here."""
         return self.package is None or find_spec(self.package) is not None
 
     @contextmanager
-    def running(self, plant: Plant, load: Load) -> Iterator["Rival"]:
-        """Its process, with the load's model, ready for each of the sizes."""
+    def running(self, plant: Plant, load: Load, scale: Scale) -> Iterator["Rival"]:
+        """Its processes, as many as the worker has, each ready for all of the load's sizes."""
         settings = plant.services.settings
         order = Order(
             load,
@@ -64,22 +68,30 @@ class Kind:
             },
             settings.s3_bucket,
             _free_port(),
+            len(scale.slots),
         )
         plant.books.administer(TABLE)
         log = plant.ground.folder / "logs" / f"{self.name}.log"
         child = Child(
             Program(
                 name=self.name,
-                command=[sys.executable, "-m", *self.command],
+                command=[sys.executable, "-m", *self.command, *self._how_many(scale)],
                 log=log,
-                environment={**plant.outside, **order.as_environment()},
+                environment={
+                    **plant.outside,
+                    **scale.slots[0].environment,
+                    **order.as_environment(),
+                },
                 grace_s=10,
             )
         )
         rival = Rival(self, plant, order, child)
         try:
+            ready = load.batch * len(scale.slots)
             for size in load.sizes:
-                rival.wait_until_ready([Picture(0, "mug", 1, size)])
+                # Two batches in a row for each process: one of them may be late.
+                for _ in range(2):
+                    rival.wait_until_ready([Picture(n, "mug", 1, size) for n in range(ready)])
             yield rival
         except NothingComesError as error:
             raise NothingComesError(f"{self.name}: {error}\n{_end_of(log)}") from error
@@ -168,7 +180,7 @@ def over_http(order: Order, run: str, pictures: Sequence[Picture]) -> None:
 
     As many at a time as the server may gather twice, so that the next batch is always there.
     """
-    outstanding = 2 * order.load.batch * len(order.load.sizes)
+    outstanding = 2 * order.load.batch * len(order.load.sizes) * order.processes
     pool = urllib3.PoolManager(maxsize=outstanding, retries=False)
 
     def ask(picture: Picture) -> None:
@@ -204,8 +216,10 @@ def _by_celery(queue: str, task: Callable[[Picture], str], **options: Any) -> Pr
 
 def _celery(module: str) -> Sequence[str]:
     quietly = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-    one = ("--pool", "prefork", "--concurrency", "1", "--loglevel", "WARNING")
-    return ("celery", "-A", f"{ALTERNATIVES}.{module}", "worker", *one, *quietly)
+    return (
+        *("celery", "-A", f"{ALTERNATIVES}.{module}", "worker", "--pool", "prefork"),
+        *("--loglevel", "WARNING", *quietly),
+    )
 
 
 def _free_port() -> int:

@@ -1,6 +1,9 @@
 """How much is measured, and on what."""
 
 from dataclasses import dataclass
+from functools import cached_property
+
+from jobs.devices import Slot, parse_devices
 
 
 @dataclass(frozen=True)
@@ -10,6 +13,16 @@ class Scale:
     images: int
     devices: str = "cpu"
     compiled: bool = True
+
+    @cached_property
+    def slots(self) -> list[Slot]:
+        """A process each, of the worker and of whatever it is compared with."""
+        return parse_devices(self.devices)
+
+    @property
+    def one(self) -> str:
+        """The device where what one process does is measured."""
+        return "cpu" if self.devices.startswith("cpu") else self.devices.partition(",")[0]
 
     @property
     def full(self) -> bool:

@@ -30,7 +30,7 @@ def measure(plant: Plant, load: Load, scale: Scale) -> Iterator[Figure]:
             # It reports three times in a lease: that is how exactly this can be known.
             "PRESSWORK_LEASE_S": "3",
         }
-        with plant.worker(scale.devices, **settings) as worker:
+        with plant.worker(scale.one, **settings) as worker:
             warm(plant, [one], numbers)
             ready = time.time()
             loaded = loaded_at(worker, one.name)

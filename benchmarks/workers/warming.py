@@ -14,6 +14,8 @@ EAGER_STEPS = 60
 """Batches, and steps, after which a worker has had enough of it eager to have it compiled."""
 BATCHES = 3
 """Made of each size where the worker does not say whether it runs compiled."""
+QUIET = 2
+"""Rounds without an eager call: of several processes one may have had no such call in the first."""
 
 COMPILING = ("compiles", "recompiles", "recompile_limit", "compile_failures")
 """What a worker counts that must not happen any more once it is warm."""
@@ -67,23 +69,26 @@ def warm(
                 ]
                 plant.span_s(plant.submit_campaign(load, pictures))
 
+            slots = plant.slots()
             if load.compiled and make is None:
-                batches(max(EAGER, EAGER_STEPS // load.steps))
-            once = make or partial(batches, 1)
+                batches(slots * max(EAGER, EAGER_STEPS // load.steps))
+            once = make or partial(batches, 2 * slots)
             _until_compiled(plant, once, deadline, compiled=load.compiled)
 
 
 def _until_compiled(
     plant: Plant, make: Callable[[], object], deadline: float, *, compiled: bool
 ) -> None:
-    before = plant.counters()
+    before, quiet = plant.counters(), 0
     for attempt in itertools.count(1):
         make()
         if not compiled or (not counts(before) and attempt >= BATCHES):
             return
         plant.beat()
         after = plant.counters()
-        if counts(before) and eager_calls(after) == eager_calls(before):
+        is_quiet = counts(before) and eager_calls(after) == eager_calls(before)
+        quiet = quiet + 1 if is_quiet and plant.has_compiled_code() else 0
+        if quiet == QUIET:
             return
         if time.monotonic() > deadline:
             raise NothingComesError(f"it still runs eager: {after}")

@@ -52,6 +52,8 @@ def main() -> None:
     server = litserve.LitServer(
         api,
         accelerator="cpu" if order.load.device == "cpu" else "cuda",
+        # On a CPU processes count as devices; GPUs are found, one worker for each.
+        devices=order.processes if order.load.device == "cpu" else "auto",
         restart_workers=True,
         timeout=600,
     )

@@ -18,9 +18,9 @@ from benchmarks.workers.pipeline import Pipeline
 GATHER_S = 0.05
 
 
-@serve.deployment(max_ongoing_requests=512, health_check_period_s=2, num_replicas=1)
+@serve.deployment(max_ongoing_requests=512, health_check_period_s=2)
 class MakePictures:
-    """One replica with the pipeline."""
+    """A replica with the pipeline."""
 
     def __init__(self) -> None:
         order = Order.given()
@@ -64,7 +64,8 @@ def main() -> None:
         object_store_memory=200 * 1024 * 1024,
     )
     serve.start(http_options={"host": "127.0.0.1", "port": order.port})
-    application = MakePictures.bind()  # type: ignore[attr-defined]
+    replicas: Any = MakePictures
+    application = replicas.options(num_replicas=order.processes).bind()
     serve.run(application, route_prefix="/make", name="make")
     while True:
         time.sleep(3600)

@@ -42,6 +42,7 @@ class Order:
     s3: dict[str, str]
     bucket: str
     port: int = 0
+    processes: int = 1
 
     def as_environment(self) -> dict[str, str]:
         """For its process."""
