@@ -30,7 +30,8 @@ from jobs.registry.specs import ModelSpec
 from jobs.services import Services
 from jobs.submissions import JobSubmission, submit_campaign, submit_job
 
-LOOK_S = 0.05
+LOOK_S = 0.2
+"""Seldom: what looks computes, on the cores that are measured. Times are the database's own."""
 PATIENCE_S = 600.0
 LICENCE = "Apache-2.0"
 

@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks.workers.loads import Load, Picture
 from benchmarks.workers.plant import NothingComesError, Plant
 
-PATIENCE_S = 900.0
+PATIENCE_S = 1800.0
 EAGER = 5
 EAGER_STEPS = 60
 """Batches, and steps, after which a worker has had enough of it eager to have it compiled."""
