@@ -84,6 +84,9 @@ class _Known:
 
     calls: int = 0
     codes: dict[str, Any] = field(default_factory=dict)  # None: not there yet, or never
+    checked: Any = None
+    """The code that was right for the last call, which was made ``within`` this."""
+    within: object | None = None
 
 
 class Compiled(torch.nn.Module):  # type: ignore[misc]
@@ -111,7 +114,11 @@ class Compiled(torch.nn.Module):  # type: ignore[misc]
         """The module's own, or code compiled from it."""
         signature = signature_of(args, kwargs)
         known = self._known.setdefault(signature, _Known()) if signature else _Known()
+        within = self._compiler.within
+        if within is not None and within is known.within:
+            return known.checked.fn(self.plain, *args, **kwargs)
         if code := self._code(known, args, kwargs):
+            known.checked, known.within = code, within
             return code.fn(self.plain, *args, **kwargs)
         self._compiler.fall_back(self._name)
         known.calls += 1
@@ -195,6 +202,8 @@ class Compiler:
         self._strict = False
         self.asks: Asks = "often"
         """What is worth compiling of what is called from now on."""
+        self.within: object | None = None
+        """The block within which no module's state changes; None: it may."""
         self._thread = threading.Thread(target=self._work, name="compiling", daemon=True)
         self._thread.start()
 
@@ -241,6 +250,18 @@ class Compiler:
             yield
         finally:
             self._strict = False
+
+    @contextmanager
+    def steadily(self) -> Iterator[None]:
+        """Within, no module's state changes: code that was right once for a signature stays so.
+
+        To check it takes as long as some small layers, and would be done at every step.
+        """
+        before, self.within = self.within, object()
+        try:
+            yield
+        finally:
+            self.within = before
 
     @contextmanager
     def urgently(self) -> Iterator[None]:

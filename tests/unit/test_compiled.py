@@ -121,6 +121,23 @@ def test_eager_until_compiled(compiler: Compiler) -> None:
         net(x)
 
 
+def test_state_is_looked_at_once_where_it_stays(compiler: Compiler) -> None:
+    """Where nothing changes code is checked once for all calls, and anew in the next block."""
+    net = wrapped(compiler, Net())
+    x = torch.randn(3, 4)
+    net(x)
+    assert compiler.wait(WAIT_S)
+    with compiler.strictly(), compiler.steadily():
+        compiled = net(x)
+        net.plain.sign = -1.0
+        assert torch.equal(net(x), compiled)  # it was promised not to change
+    before = compiler.counters
+    with compiler.steadily():
+        assert torch.allclose(net(x), -compiled, atol=1e-6)
+    assert changes(compiler, before)["eager_fallbacks"] == 1
+    assert compiler.wait(WAIT_S)
+
+
 def test_too_many_states_are_told(compiler: Compiler, caplog: pytest.LogCaptureFixture) -> None:
     """A module that comes in ever new states runs eager, and an error says so."""
     net = wrapped(compiler, Net())

@@ -181,6 +181,7 @@ def _call(
         )
         with (
             torch.inference_mode(),
+            model.denoiser.steady(),
             model.denoiser.used(sibling.pipeline, shortcuts.module),
             heard(sibling.pipeline, shortcuts.heard(progress.step)) as callback,
         ):
