@@ -181,13 +181,7 @@ class ObjectStore:
         """
         with _own_errors():
             if len(body) < MULTIPART_FROM_BYTES:
-                self._client.put_object(
-                    Bucket=self.bucket,
-                    Key=key,
-                    Body=body,
-                    ContentType=media_type,
-                    ChecksumAlgorithm="SHA256",
-                )
+                self._put_whole(key, body, media_type)
             else:
                 self._put_parts(key, io.BytesIO(body), len(body), media_type)
 
@@ -195,19 +189,22 @@ class ObjectStore:
         """Store ``body`` under ``key`` unless something is there; whether it was stored."""
         with _own_errors():
             try:
-                self._client.put_object(
-                    Bucket=self.bucket,
-                    Key=key,
-                    Body=body,
-                    ContentType=media_type,
-                    ChecksumAlgorithm="SHA256",
-                    IfNoneMatch="*",
-                )
+                self._put_whole(key, body, media_type, IfNoneMatch="*")
             except ClientError as error:
                 if _status(error) not in (409, 412):  # being written, or there
                     raise
                 return False
         return True
+
+    def _put_whole(self, key: str, body: bytes, media_type: str, **conditions: Any) -> None:
+        self._client.put_object(
+            Bucket=self.bucket,
+            Key=key,
+            Body=body,
+            ContentType=media_type,
+            ChecksumAlgorithm="SHA256",
+            **conditions,
+        )
 
     def _put_parts(
         self, key: str, file: BinaryIO, size: int, media_type: str = "binary/octet-stream"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import floor
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, Engine
@@ -24,6 +25,9 @@ LOOK_S = 1.0
 LEAST_QUANTUM_S = 1.0
 MOST_QUANTA_OWED = 4
 """A tenant waits no longer for what it had out of turn: to fill batches, or for a deadline."""
+
+KEPT = 10_000
+"""Of how many tenants, and keys, the last is remembered; a worker lives for months."""
 
 ELIGIBLE_LOOKED_AT = 64
 """Of how many tenants whose turn is equally good a loaded key is looked for."""
@@ -75,6 +79,9 @@ class Shares:
     def _of(self, tenant_id: UUID) -> float:
         return self._credit_s.get(tenant_id, self._quantum_s)
 
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 Key = tuple[str, str]
 """A pool and a batch key."""
@@ -159,7 +166,7 @@ class Turns:
             self.slices += 1
         if way:
             # Taken up behind the one that is in hand, or out of turn because it is loaded.
-            self._passes[turn.tenants[0]] = way
+            remember(self._passes, turn.tenants[0], way)
         if len(batch.jobs) < self._size(batch.batch_key):
             self._backlog = None
         return batch
@@ -170,7 +177,7 @@ class Turns:
 
     def spent(self, batch: Batch, seconds: float) -> None:
         """Charge the tenants of a batch for its time on the device, each for its jobs' part."""
-        self._job_s[batch.batch_key] = seconds / len(batch.jobs)
+        remember(self._job_s, batch.batch_key, seconds / len(batch.jobs))
         self._charge(batch, seconds - self._charged_s.pop(batch.claim_id, 0.0))
 
     def given_back(self, batch: Batch) -> None:
@@ -278,6 +285,14 @@ class Turns:
     def _offer(self, turn: Turn, way: _Pass | None = None) -> Turn:
         self._offered = turn, way
         return turn
+
+
+def remember(known: dict[K, V], key: K, value: V) -> None:
+    """Remember it as the last, and forget what was not said for longest if there is too much."""
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > KEPT:
+        del known[next(iter(known))]
 
 
 def _by_key(urgent: Sequence[Urgent]) -> dict[Key, list[Urgent]]:

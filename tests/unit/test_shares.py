@@ -4,7 +4,7 @@ import random
 from collections import Counter, defaultdict
 from uuid import UUID
 
-from workers.turns import MOST_QUANTA_OWED, Shares
+from workers.turns import KEPT, MOST_QUANTA_OWED, Shares, remember
 
 QUANTUM_S = 10.0
 A, B, C = (UUID(int=number) for number in range(3))
@@ -100,3 +100,14 @@ def test_a_refund() -> None:
     assert shares.by_credit([B, A]) == [A, B]
     shares.spend(A, 2)
     assert shares.by_credit([A, B]) == [B, A]
+
+
+def test_what_is_remembered_has_a_bound() -> None:
+    """Of ever new tenants those that came last are known, however long the worker lives."""
+    known: dict[int, int] = {}
+    for number in range(KEPT + 2):
+        remember(known, number, number)
+        remember(known, 0, number)  # comes again and again
+    assert len(known) == KEPT
+    assert list(known)[-2:] == [KEPT + 1, 0]
+    assert 1 not in known
