@@ -107,8 +107,13 @@ def unpack(archive: bytes, kernels: Path) -> bytes:
                 top, _, rest = member.name.partition("/")
                 if top != KERNELS:
                     raise BadResultError(f"{member.name!r} has no place in compiled code")
-                # The filter refuses what would land outside.
-                opened.extract(member.replace(name=rest), kernels, filter="data")
+                # It refuses what would land outside.
+                kernel = tarfile.data_filter(member.replace(name=rest), str(kernels))
+                # What other code has brought already is the same: kernels are named by what they
+                # are made of. Written anew, it would be pulled from under whoever has it loaded,
+                # and the process would die at its next look at it.
+                if not (kernels / kernel.name).exists():
+                    opened.extract(kernel, kernels, filter="data")
     except tarfile.TarError as error:
         raise BadResultError(str(error)) from error
     if graph is None:

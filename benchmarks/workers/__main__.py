@@ -29,11 +29,11 @@ Part = Callable[[], Iterator[Figure]]
 
 def parts(plant: Plant, measured: Sequence[Load], scale: Scale) -> Mapping[str, Part]:
     """All figures by the name that ``--only`` takes, in the order in which they are measured."""
-    mixable, heavy = measured[0], measured[-1]
+    mixable = measured[0]
     lost: dict[str, int] = {}
     return {
         "goodput": lambda: goodput.measure(plant, measured, scale),
-        "per_image": lambda: goodput.measure_per_image(plant, heavy, scale),
+        "per_image": lambda: goodput.measure_per_image(plant, measured, scale),
         "mixed": lambda: mixing.measure(plant, mixable, scale),
         **{
             kind.name: partial(mixing.against, plant, mixable, scale, kind, lost)

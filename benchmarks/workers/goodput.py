@@ -6,9 +6,9 @@ from functools import partial
 
 from benchmarks.figures import Figure, alternated, ratio, shown
 from benchmarks.workers.bare import BareLoops
-from benchmarks.workers.loads import Load, uniform
+from benchmarks.workers.loads import Load, Picture, uniform
 from benchmarks.workers.plant import Plant
-from benchmarks.workers.rivals import USUAL
+from benchmarks.workers.rivals import USUAL, Rival
 from benchmarks.workers.scale import Scale
 from benchmarks.workers.warming import Numbers, warm
 
@@ -50,34 +50,48 @@ def _loop(bare: BareLoops, load: Load, count: int) -> float:
     return count / bare.seconds(load, count)
 
 
-def measure_per_image(plant: Plant, load: Load, scale: Scale) -> Iterator[Figure]:
-    """One image per Celery task, in fp32 and in bf16."""
-    numbers = Numbers()
-    plain = replace(load, compiled=False, sizes=load.sizes[:1])
-    with (
-        plant.worker(scale.devices) as _,
-        USUAL.running(plant, replace(plain, dtype="float32"), scale) as fp32,
-    ):
-        warm(plant, [replace(load, sizes=load.sizes[:1])], numbers)
+def measure_per_image(plant: Plant, loads: Sequence[Load], scale: Scale) -> Iterator[Figure]:
+    """One image per Celery task in one process with all threads, in fp32 and in bf16.
 
-        def campaign() -> float:
+    That is how it is usually done. A process per core is what its best friend would try.
+    """
+    numbers = Numbers()
+    usual = replace(scale, devices=scale.one)
+    for load in loads:
+        plain = replace(load, compiled=False, sizes=load.sizes[:1])
+        fp32, bf16 = replace(plain, dtype="float32"), replace(plain, dtype="bfloat16")
+        few = uniform(load, scale.slow)
+
+        def rate(rival: Rival, few: Sequence[Picture] = few) -> float:
+            return scale.slow / rival.seconds(few)
+
+        def campaign(load: Load = load) -> float:
             pictures = uniform(load, scale.images, numbers.take(scale.images))
             since = plant.now()
             jobs = plant.submit_campaign(load, pictures)
             return scale.images / plant.span_s(jobs, since=since)
 
-        few = uniform(load, scale.slow)
-        found = alternated(scale.rounds, ours=campaign, fp32=lambda: scale.slow / fp32.seconds(few))
-    with USUAL.running(plant, replace(plain, dtype="bfloat16"), scale) as bf16:
-        found["bf16"] = [scale.slow / bf16.seconds(few) for _ in range(scale.rounds)]
-    yield Figure(
-        "against_task_per_image",
-        ratio(found["ours"], found["fp32"]),
-        3,
-        "times the rate",
-        f"{load.name}, submitted to last commit: {shown(found['ours'], 'images/s', 2)}; a Celery "
-        f"task per image, eager fp32: {shown(found['fp32'], 'images/s', 2)}; the same in bf16: "
-        f"{shown(found['bf16'], 'images/s', 2)}, which leaves "
-        f"{ratio(found['ours'], found['bf16']):.1f} times",
-        at_least=True,
-    )
+        with plant.worker(scale.devices) as _, USUAL.running(plant, fp32, usual) as rival:
+            warm(plant, [replace(load, sizes=load.sizes[:1])], numbers)
+            found = alternated(scale.rounds, ours=campaign, usual=partial(rate, rival))
+        for name, same, on in (
+            ("bf16", bf16, usual),
+            ("per core", fp32, scale),
+            ("per core in bf16", bf16, scale),
+        ):
+            with USUAL.running(plant, same, on) as rival:
+                found[name] = [rate(rival) for _ in range(scale.rounds)]
+        yield Figure(
+            f"against_task_per_image_{load.name}",
+            ratio(found["ours"], found["usual"]),
+            3,
+            "times the rate",
+            f"submitted to last commit: {shown(found['ours'], 'images/s', 2)}; a Celery task per "
+            f"image in one process, eager fp32: {shown(found['usual'], 'images/s', 2)}; "
+            + "; ".join(
+                f"{name}: {shown(found[name], 'images/s', 2)}, which leaves "
+                f"{ratio(found['ours'], found[name]):.1f} times"
+                for name in ("bf16", "per core", "per core in bf16")
+            ),
+            at_least=True,
+        )

@@ -234,6 +234,17 @@ def test_an_archive_is_not_larger_than_any_code(
         compile_results.unpack(_archive(member), tmp_path)
 
 
+def test_a_kernel_that_is_loaded_stays_as_it_is(tmp_path: Path) -> None:
+    """Code that shares a kernel with other code does not write it anew: a process may run it."""
+    member = tarfile.TarInfo(f"{KERNELS}/shared/kernel.so")
+    member.size = 4
+    compile_results.unpack(_archive(member), tmp_path)
+    kernel = tmp_path / "shared/kernel.so"
+    kernel.write_bytes(b"mine")  # what is in memory of it changes with it
+    compile_results.unpack(_archive(member), tmp_path)
+    assert kernel.read_bytes() == b"mine"
+
+
 def _archive(member: tarfile.TarInfo) -> bytes:
     """One that has ``member`` beside the code."""
     file = io.BytesIO()
