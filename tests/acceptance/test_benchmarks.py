@@ -51,7 +51,9 @@ def test_every_figure_is_there() -> None:
 
 def test_workers_are_measured() -> None:
     """A few images give what a worker is compared by without installing others, and is kept to."""
-    found = figures_of("workers", "--images", "8", "--eager", "--only", "goodput,mixed,memory")
+    found = figures_of(
+        "workers", "--images", "8", "--eager", "--devices", "cpu", "--only", "goodput,mixed,memory"
+    )
     assert found.keys() == {
         "goodput_overhead",
         "goodput_arithmetic",
