@@ -20,10 +20,14 @@ def buckets(most: int, *, coarse: bool = False) -> list[int]:
     return sorted({1, *sizes[::-2]}) if coarse else sizes
 
 
-def best_size(rates: Rates) -> int:
-    """The smallest size that is as good as any, give or take `GAIN`."""
+def best_size(rates: Rates, short_s: float = 0.0) -> int:
+    """The smallest size that is as good as any, give or take `GAIN`.
+
+    But one whose call takes less than ``short_s`` gives way to a larger one that is as good.
+    """
     best = max(rates.values())
-    return min(size for size, rate in rates.items() if rate >= best * (1 - GAIN))
+    as_good = sorted(size for size, rate in rates.items() if rate >= best * (1 - GAIN))
+    return next((size for size in as_good if size / rates[size] >= short_s), as_good[-1])
 
 
 def call_size(count: int, most: int, rates: Rates, *, pads: bool, coarse: bool = False) -> int:

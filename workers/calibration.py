@@ -23,11 +23,14 @@ class Calibration:
     out of memory has taught; ``available`` tells how much memory the process could have in all.
 
     What is measured are calls that run as they are: only the best size is then compiled at once,
-    see `workers.room`. How much faster that is, is noted beside it.
+    see `workers.room`. How much faster that is, is noted beside it. What is compiled leaves less
+    of a call than what is not (texts, noise, steps of the scheduler), so that a larger call gains
+    more than was measured: while one is shorter than ``short_s``, the next must only be as good.
     """
 
-    def __init__(self, most: int, available: Callable[[], int]) -> None:
+    def __init__(self, most: int, available: Callable[[], int], short_s: float = 0.0) -> None:
         self.most = most
+        self._short_s = short_s
         self.limit: int | None = None
         self._available = available
         self._size: int | None = None
@@ -52,6 +55,8 @@ class Calibration:
         while self._calls[size] >= WARM_UP + COUNTED:
             larger = min(size * 2, self.bound)
             gains = before is None or self.rates[size] > self.rates[before] * (1 + GAIN)
+            if size / self.rates[size] < self._short_s:
+                gains = before is None or self.rates[size] >= self.rates[before] * (1 - GAIN)
             if larger <= size or not gains or not self._fits(larger):
                 return None
             size, before = larger, size
@@ -65,7 +70,8 @@ class Calibration:
         trying = self.trying
         if trying is not None:
             return trying
-        return best_size({size: rate for size, rate in self.rates.items() if size <= self.bound})
+        possible = {size: rate for size, rate in self.rates.items() if size <= self.bound}
+        return best_size(possible, self._short_s)
 
     @property
     def jobs_wanted(self) -> int:
@@ -77,7 +83,7 @@ class Calibration:
 
     def adopt(self, rates: Rates) -> None:
         """Believe what was measured elsewhere, or earlier."""
-        self.rates, self._size = rates, best_size(rates)
+        self.rates, self._size = rates, best_size(rates, self._short_s)
 
     def settle(self) -> bool:
         """Whether the best size has just been found, which is then kept.

@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 CLAIM_S = 1.0
 """A claim is for one call, or for as many as take this long: each costs two transactions."""
+SHORT_S = 2.0
+"""Of a call that is to be compiled: until it takes this long it is not worth being smaller."""
 KEYS_KEPT = 1000
 """Of so many batch keys, the latest, it is remembered what was measured."""
 
@@ -155,7 +157,11 @@ class Room:
         return known
 
     def _new(self) -> Calibration:
-        return Calibration(self._most, lambda: memory.available_bytes(self._device))
+        return Calibration(
+            self._most,
+            lambda: memory.available_bytes(self._device),
+            SHORT_S if self._device.compiler else 0.0,
+        )
 
     def _keep_limit(self, size: int) -> None:
         try:

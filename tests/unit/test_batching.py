@@ -141,6 +141,19 @@ def test_calls_grow_while_that_pays() -> None:
     assert known.size == 4
 
 
+def test_short_calls_grow_where_they_are_to_be_compiled() -> None:
+    """A larger call that is only as good is taken, until one takes the time that is worth it."""
+    device = Device(saturated=8)  # 8 and 16 items take 1 s and 2 s
+    known = Calibration(64, device.available, short_s=1.5)
+    assert device.calibrate(known) == [2, 4, 8, 16]
+    assert known.size == 16
+    elsewhere = Calibration(64, device.available, short_s=1.5)
+    elsewhere.adopt({2: 2.0, 4: 4.0, 8: 8.0})  # measured where nothing is compiled
+    assert elsewhere.size == 8
+    worse = {2: 2.0, 4: 4.0, 8: 3.0}
+    assert best_size(worse, short_s=1.5) == 4
+
+
 def test_calls_grow_as_far_as_memory_does() -> None:
     """A size that is not expected to fit is never tried: 16 would take 260 of 270 bytes."""
     device = Device(saturated=64, available=270)
