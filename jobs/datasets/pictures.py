@@ -29,6 +29,7 @@ MIN_SIDE_PX = 64
 """Of the shorter side: the usual autoencoders make eight values of it, and less shows no shape."""
 
 _ALPHA = "alpha"
+_OPAQUE = 255
 _AT_ONCE = 2
 """As many as are decoded at the same time, see `jobs.pictures.cleaning`."""
 
@@ -38,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class _Seen:
-    """A file as it was written anew; ``is_cut_out``: not all of its alpha channel is opaque."""
+    """A file as it was written anew; ``is_cut_out``: not all of it is opaque."""
 
     path: str
     sha256: str
@@ -46,8 +47,8 @@ class _Seen:
     height: int
     hash: int
     is_cut_out: bool
-    is_blank: bool
-    """All of it is transparent, or black."""
+    is_transparent: bool
+    is_black: bool
 
 
 def check(tree: Tree, spec: ContentSpec, scratch: Path, progress: Progress) -> Checked:
@@ -159,15 +160,16 @@ def _see(files: Mapping[str, Path], scratch: Path, path: str) -> _Seen | Problem
     # From here on it is a file that we have written ourselves.
     with Image.open(io.BytesIO(picture.png), formats=["PNG"]) as image:
         extrema = image.getextrema()
-        low, high = extrema[3] if image.mode == "RGBA" else (255, 255)  # type: ignore[misc]
+        low, high = extrema[3] if image.mode == "RGBA" else (_OPAQUE, _OPAQUE)  # type: ignore[misc]
         return _Seen(
             path,
             sha256,
             picture.width,
             picture.height,
             duplicates.perceptual_hash(image),
-            is_cut_out=low < 255,  # noqa: PLR2004 (opaque)
-            is_blank=high == 0 or all(top == 0 for _, top in extrema[:3]),  # type: ignore[misc]
+            is_cut_out=low < _OPAQUE,
+            is_transparent=high == 0,
+            is_black=all(top == 0 for _, top in extrema[:3]),  # type: ignore[misc]
         )
 
 
@@ -194,9 +196,9 @@ def _mask_problems(seen: Mapping[str, _Seen], masks: Mapping[str, str]) -> Itera
                 "mask must have the size of its picture",
                 mask.path,
             )
-        elif mask and mask.is_blank:
+        elif mask and mask.is_black:
             yield Problem(f"is black all over: nothing of {path} would be learnt", mask.path)
-        elif one.is_cut_out and one.is_blank and path not in masks.values():
+        elif one.is_transparent and path not in masks.values():
             yield Problem("is transparent all over", path)
 
 
