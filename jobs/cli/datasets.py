@@ -157,7 +157,9 @@ def _noted() -> Callable[[int, int], None]:
 
 def _warn(warnings: Sequence[Problem], *, as_json: bool) -> None:
     for warning in () if as_json else warnings:
-        notes.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+        notes.print(
+            f"warning: {_as_option(warning)}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _report(found: Checked) -> dict[str, Any]:

@@ -25,10 +25,11 @@ def read(file: Path, name: str, problems: list[Problem]) -> Iterator[tuple[int, 
                 message = f"is longer than {MAX_LINE_BYTES // 1024} KiB; nothing after it was read"
                 problems.append(Problem(message, name, number))
                 return
-            if not raw.strip():
-                continue
             try:
-                given = document.parse_json(decode(raw, name, number), name)
+                text = decode(raw, name, number).strip()
+                if not text:
+                    continue
+                given = document.parse_json(text, name)
             except BadInputError as error:
                 problems += [replace(item, file=name, line=number) for item in error.problems]
             else:

@@ -83,6 +83,8 @@ def unpack(
 def _wrong(info: zipfile.ZipInfo, max_ratio: float | None) -> str | None:
     if stat.S_ISLNK(info.external_attr >> 16):
         return "is a link"
+    if info.header_offset < 0:
+        return "is damaged: it begins before its archive does"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if info.compress_type not in _METHODS:
