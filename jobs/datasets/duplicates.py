@@ -9,8 +9,9 @@ from PIL import Image
 NEAR_BITS = 6
 """Up to how many of the 64 bits of their perceptual hashes two pictures count as nearly the same.
 
-Scaling a picture or saving it as JPEG again changes few bits, while two pictures that have nothing
-to do with each other differ in 32 of them on average.
+Measured on 206 drawings of single objects: halved and saved as JPEG each differs in at most 4 bits
+from itself, with a margin of 2 % cut off nine of ten in at most 6; of their 21,115 pairs one is as
+near as that (two sorts of fir tree), and the average pair differs in 28.
 """
 
 

@@ -31,7 +31,7 @@ def check(file: BinaryIO, name: str) -> None:
         BadInputError: or it is no ZIP archive, or one that may have more than 65535 files.
     """
     size = file.seek(0, 2)
-    file.seek(max(size - zipfile.sizeEndCentDir - 0xFFFF - _LOCATOR_BYTES, 0))
+    file.seek(max(size - _END.size - 0xFFFF - _LOCATOR_BYTES, 0))
     tail = file.read()
     file.seek(0)
     place = tail.rfind(_END_MARK)

@@ -206,7 +206,7 @@ def link() -> zipfile.ZipInfo:
 
 def test_unsafe_entries() -> None:
     """Links, paths that lead out, bombs and names that are one name elsewhere are refused."""
-    files = {
+    files: dict[Any, bytes] = {
         **imagefolder(),
         link(): b"/etc/passwd",
         "../out.png": photo(7),
