@@ -7,19 +7,17 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    DateTime,
     ForeignKey,
     Index,
-    MetaData,
     SmallInteger,
-    Text,
     UniqueConstraint,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
+from storage import base
+from storage.base import idempotency, in_, now
 from storage.lifecycle import (
     FINAL,
     CampaignStatus,
@@ -29,42 +27,8 @@ from storage.lifecycle import (
     WaitReason,
 )
 
-
-def _in(column: str, values: Any) -> str:
-    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
-
-
-def _idempotency(table: str) -> Index:
-    # Partial: the million jobs of a campaign have no key and need no entry.
-    return Index(
-        f"uq_{table}_idempotency_key",
-        "tenant_id",
-        "idempotency_key",
-        unique=True,
-        postgresql_where=text("idempotency_key IS NOT NULL"),
-    )
-
-
-class Base(DeclarativeBase):
-    """Constraint names are spelt out, so that migrations can name what they change."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it as a class attribute)
-        datetime: DateTime(timezone=True),
-        dict[str, Any]: JSONB,
-        str: Text,
-    }
-
-
-_now = func.clock_timestamp()
+Base = base.Base
+"""The base of all tables. Whoever takes it from here has them all in its metadata."""
 
 
 class Tenant(Base):
@@ -74,7 +38,7 @@ class Tenant(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
     name: Mapped[str] = mapped_column(unique=True)
-    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
 class ApiKey(Base):
@@ -87,7 +51,7 @@ class ApiKey(Base):
     name: Mapped[str]
     key_sha256: Mapped[str] = mapped_column(unique=True)
     is_admin: Mapped[bool] = mapped_column(server_default=text("false"))
-    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
     revoked_at: Mapped[datetime | None]
 
 
@@ -115,8 +79,32 @@ class Model(Base):
     commercial: Mapped[bool] = mapped_column(server_default=text("false"))
     attribution: Mapped[str | None]
     licence_until: Mapped[date | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
     retired_at: Mapped[datetime | None]
+
+
+class Dataset(Base):
+    """What a tenant trains models on: `storage.datasets.Dataset` as a row."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        CheckConstraint("kind IN ('pictures', 'text')", name="kind"),
+        UniqueConstraint("tenant_id", "name"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    kind: Mapped[str]
+    licence: Mapped[str]
+    consent: Mapped[str]
+    attribution: Mapped[str | None]
+    trigger: Mapped[str | None]
+    count: Mapped[int]
+    digest: Mapped[str]
+    manifest_key: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+    removed_at: Mapped[datetime | None]
 
 
 class Campaign(Base):
@@ -130,9 +118,9 @@ class Campaign(Base):
     __tablename__ = "campaigns"
     __table_args__ = (
         CheckConstraint(
-            _in("status", sorted(set(CampaignStatus) - {CampaignStatus.FINISHED})), name="status"
+            in_("status", sorted(set(CampaignStatus) - {CampaignStatus.FINISHED})), name="status"
         ),
-        _idempotency("campaigns"),
+        idempotency("campaigns"),
         Index("ix_campaigns_tenant_id_id", "tenant_id", "id"),
         Index("ix_campaigns_compiling", "id", postgresql_where=text("status = 'compiling'")),
         Index(
@@ -153,7 +141,7 @@ class Campaign(Base):
     request_sha256: Mapped[str | None]
     recipients: Mapped[int]
     jobs: Mapped[int] = mapped_column(server_default=text("0"))
-    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
     compiled_at: Mapped[datetime | None]
     cancelled_at: Mapped[datetime | None]
     closes_at: Mapped[datetime | None]
@@ -213,7 +201,7 @@ class Claim(Base):
     batch_key: Mapped[str]
     lease_s: Mapped[float]
     lease_until: Mapped[datetime]
-    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
 class Job(Base):
@@ -225,9 +213,9 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        CheckConstraint(_in("status", JobStatus), name="status"),
+        CheckConstraint(in_("status", JobStatus), name="status"),
         CheckConstraint(
-            f"({_in('status', sorted(FINAL))}) = (finished_at IS NOT NULL)", name="finished_at"
+            f"({in_('status', sorted(FINAL))}) = (finished_at IS NOT NULL)", name="finished_at"
         ),
         CheckConstraint("(status = 'running') <= (claim_id IS NOT NULL)", name="claim_id"),
         CheckConstraint(
@@ -235,7 +223,7 @@ class Job(Base):
             name="waiting",
         ),
         CheckConstraint(
-            f"wait_reason IS NULL OR {_in('wait_reason', WaitReason)}", name="wait_reason"
+            f"wait_reason IS NULL OR {in_('wait_reason', WaitReason)}", name="wait_reason"
         ),
         CheckConstraint(
             "(request IS NULL) = (campaign_id IS NOT NULL) AND "
@@ -243,7 +231,7 @@ class Job(Base):
             "(campaign_id IS NULL) = (recipient_id IS NULL)",
             name="request",
         ),
-        _idempotency("jobs"),
+        idempotency("jobs"),
         # The claim's index: all ascending and partial on a literal, or it is not used in order.
         # The best priority is one probe, the next tenant another, and so is a tenant's next key;
         # the jobs of a tenant's key are a range, in the order of their age.
@@ -291,7 +279,7 @@ class Job(Base):
     solo: Mapped[bool] = mapped_column(server_default=text("false"))
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
     error: Mapped[dict[str, Any] | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
     finished_at: Mapped[datetime | None]
 
 
@@ -331,7 +319,7 @@ class Artifact(Base):
     sha256: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     facts: Mapped[dict[str, Any]]
-    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
 class Making(Base):
@@ -347,7 +335,7 @@ class Making(Base):
     digest: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[UUID] = mapped_column(index=True)
     claim_id: Mapped[UUID]
-    since: Mapped[datetime] = mapped_column(server_default=_now)
+    since: Mapped[datetime] = mapped_column(server_default=now)
 
 
 class CampaignCounter(Base):
@@ -374,8 +362,8 @@ class Orphan(Base):
     __tablename__ = "orphans"
 
     claim_id: Mapped[UUID] = mapped_column(primary_key=True)
-    noted_at: Mapped[datetime] = mapped_column(server_default=_now)
-    look_at: Mapped[datetime] = mapped_column(server_default=_now, index=True)
+    noted_at: Mapped[datetime] = mapped_column(server_default=now)
+    look_at: Mapped[datetime] = mapped_column(server_default=now, index=True)
     looks: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
 
 
@@ -388,8 +376,8 @@ class Worker(Base):
     pool: Mapped[str]
     device: Mapped[str]
     pid: Mapped[int]
-    started_at: Mapped[datetime] = mapped_column(server_default=_now)
-    seen_at: Mapped[datetime] = mapped_column(server_default=_now)
+    started_at: Mapped[datetime] = mapped_column(server_default=now)
+    seen_at: Mapped[datetime] = mapped_column(server_default=now)
     clock_skew_s: Mapped[float | None]
     """Seconds by which its machine's clock was ahead of the database's then."""
     # What follows is as `storage.workers.State` says.
@@ -410,7 +398,7 @@ class BatchSize(Base):
     batch_key: Mapped[str] = mapped_column(primary_key=True)
     size: Mapped[int | None]
     """How many jobs there was room for at most when memory ran out, at ``updated_at``."""
-    updated_at: Mapped[datetime] = mapped_column(server_default=_now)
+    updated_at: Mapped[datetime] = mapped_column(server_default=now)
     rates: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """Jobs per second, by the size of the call."""
     peak_bytes: Mapped[int | None] = mapped_column(BigInteger)
@@ -442,8 +430,8 @@ class Schedule(Base):
     campaign: Mapped[dict[str, Any]]
     paused_at: Mapped[datetime | None]
     next_fire_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=_now)
-    updated_at: Mapped[datetime] = mapped_column(server_default=_now)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)
+    updated_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
 class ScheduleRun(Base):
@@ -454,8 +442,8 @@ class ScheduleRun(Base):
 
     __tablename__ = "schedule_runs"
     __table_args__ = (
-        CheckConstraint(_in("status", RunStatus), name="status"),
-        CheckConstraint(_in("trigger", RunTrigger), name="trigger"),
+        CheckConstraint(in_("status", RunStatus), name="status"),
+        CheckConstraint(in_("trigger", RunTrigger), name="trigger"),
         CheckConstraint("(status = 'due') = (next_try_at IS NOT NULL)", name="next_try_at"),
         UniqueConstraint("schedule_id", "fire_time"),
         Index("ix_schedule_runs_due", "next_try_at", postgresql_where=text("status = 'due'")),
@@ -478,4 +466,4 @@ class ScheduleRun(Base):
     campaign_id: Mapped[UUID | None] = mapped_column(
         ForeignKey("campaigns.id", ondelete="SET NULL")
     )
-    created_at: Mapped[datetime] = mapped_column(server_default=_now)
+    created_at: Mapped[datetime] = mapped_column(server_default=now)

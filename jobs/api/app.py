@@ -6,7 +6,17 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from jobs.api import artifacts, campaigns, files, jobs, models, pictures, schedules, workers
+from jobs.api import (
+    artifacts,
+    campaigns,
+    datasets,
+    files,
+    jobs,
+    models,
+    pictures,
+    schedules,
+    workers,
+)
 from jobs.api.problems import add_handlers
 from jobs.services import open_services
 from jobs.settings import Settings
@@ -37,6 +47,7 @@ def make_app(settings: Settings) -> FastAPI:
         jobs.router,
         campaigns.router,
         artifacts.router,
+        datasets.router,
         files.router,
         models.router,
         pictures.router,

@@ -1,12 +1,11 @@
 """``/v1/pictures``."""
 
-from collections.abc import AsyncGenerator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
+from jobs.api import forms
 from jobs.api.access import Opened, TenantId
 from jobs.api.bodies import Picture
 from jobs.api.documents import media_type
@@ -51,34 +50,17 @@ async def _upload(request: Request, _: TenantId) -> bytes:
         return await _form_file(request)
     if not kind.startswith("image/") and kind != "application/octet-stream":
         raise HTTPException(415, "send the picture itself (image/png...) or multipart/form-data")
-    return b"".join([chunk async for chunk in _bounded(request, MAX_BYTES)])
-
-
-async def _bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise PictureTooLargeError(too_large())
-        yield chunk
+    chunks = forms.bounded(request, MAX_BYTES, PictureTooLargeError(too_large()))
+    return b"".join([chunk async for chunk in chunks])
 
 
 async def _form_file(request: Request) -> bytes:
-    # Starlette's own way to read forms has no limit on the size of files.
-    parser = MultiPartParser(
-        request.headers, _bounded(request, MAX_BYTES + FORM_BYTES), max_files=1, max_fields=8
-    )
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise HTTPException(400, error.message) from error
-    try:
+    too_large_form = PictureTooLargeError(too_large())
+    async with forms.opened(request, MAX_BYTES + FORM_BYTES, too_large_form) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise BadInputError(Problem("is required, as a file", field="file"))
         return await file.read()
-    finally:
-        await form.close()
 
 
 @router.post("", status_code=201, openapi_extra=_BODY)

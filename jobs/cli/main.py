@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from jobs.cli import (
     admin,
     campaigns,
+    datasets,
     files,
     jobs,
     kinds,
@@ -45,6 +46,7 @@ for part in (
     jobs,
     kinds,
     pictures,
+    datasets,
     schedules,
     files,
     processes,

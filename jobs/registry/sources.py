@@ -1,8 +1,6 @@
 """Where models come from: a directory, the hub, the bucket, or a package of PyPI that is data."""
 
 import re
-import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -14,13 +12,12 @@ from fnmatch import fnmatchcase
 from importlib import metadata
 from os.path import commonpath
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 import huggingface_hub
 from huggingface_hub import HfApi, snapshot_download
 
 from jobs.problems import BadInputError, Problem
-from jobs.registry import trees
+from jobs.registry import archives, trees
 from jobs.registry.inspection import ALLOWED, INDEXES, WEIGHTS
 from jobs.registry.trees import Tree
 from storage.objects import ObjectStore
@@ -105,7 +102,7 @@ def _bucket(place: str, objects: ObjectStore, scratch: Path) -> Source:
             fetched.problems.append(Problem(wrong, file=path))
             continue
         with objects.open(key) as found:
-            _write(fetched, path, scratch, found.stream)
+            fetched.write(path, scratch, found.stream)
     tree = trees.read(scratch)
     tree.problems += fetched.problems
     if not tree.files and not tree.problems:
@@ -147,40 +144,8 @@ def _downloaded(requirement: str, folder: Path) -> Path:
 
 
 def _unpacked(wheel: Path, folder: Path) -> Tree:
-    tree = Tree()
-    left = MAX_UNPACKED_BYTES
     with zipfile.ZipFile(wheel) as archive:
-        for info in archive.infolist():
-            path = info.filename
-            if info.is_dir():
-                continue
-            if not _is_allowed(path):
-                tree.left_out.append(path)
-                continue
-            wrong = trees.wrong_path(path)
-            if stat.S_ISLNK(info.external_attr >> 16):
-                wrong = "is a link"
-            left -= info.file_size
-            if left < 0:
-                wrong = f"is one too many: a package may be {MAX_UNPACKED_BYTES // 1024**3} GiB"
-            if wrong:
-                tree.problems.append(Problem(wrong, file=path))
-                continue
-            with archive.open(info) as packed:  # no more bytes than it has promised
-                _write(tree, path, folder, packed)
-    return tree
-
-
-def _write(tree: Tree, path: str, folder: Path, stream: IO[bytes]) -> None:
-    target = folder / path
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as file:
-            shutil.copyfileobj(stream, file, 1024 * 1024)
-    except (FileExistsError, NotADirectoryError):
-        tree.problems.append(Problem("is there twice, or as a directory as well", file=path))
-    else:
-        tree.add(path, target)
+        return archives.unpack(archive, folder, is_wanted=_is_allowed, max_bytes=MAX_UNPACKED_BYTES)
 
 
 def _take(tree: Tree, path: str, file: Path) -> None:

@@ -128,9 +128,7 @@ def test_a_link_out_of_the_hubs_cache(
     (snapshot / "vocab.txt").symlink_to("/etc/hostname")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert refused(add, "hub:acme/mugs@main") == (
-        "vocab.txt: is a link out of the model's directory"
-    )
+    assert refused(add, "hub:acme/mugs@main") == ("vocab.txt: is a link out of the directory")
 
 
 def test_the_bucket(services: Services, add: Add, tmp_path: Path) -> None:
@@ -142,9 +140,7 @@ def test_the_bucket(services: Services, add: Add, tmp_path: Path) -> None:
     assert card.source == "s3:incoming/mugs/"
     assert stored(services, card) == files
     services.objects.put("incoming/mugs/vae/c:x.txt", b"x", "text/plain")
-    assert "its path leads out of the model's directory" in refused(
-        add, "s3:incoming/mugs", name="others"
-    )
+    assert "its path leads out of the directory" in refused(add, "s3:incoming/mugs", name="others")
     assert "the bucket has nothing below nowhere/" in refused(add, "s3:nowhere", name="others")
 
 
@@ -196,8 +192,8 @@ def test_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert source.tree.files["acme_mugs/config.json"].read_text() == "{}"
         assert source.tree.left_out[0] == "acme_mugs/setup.py"
         assert [str(problem) for problem in source.tree.problems] == [
-            "../../escaped.txt: its path leads out of the model's directory",
-            "/escaped.txt: its path leads out of the model's directory",
+            "../../escaped.txt: its path leads out of the directory",
+            "/escaped.txt: its path leads out of the directory",
             "acme_mugs/link.txt: is a link",
         ]
     monkeypatch.setattr(sources, "MAX_UNPACKED_BYTES", 1)

@@ -8,6 +8,8 @@ import pytest
 
 from jobs.campaigns import file as campaign_file
 from jobs.campaigns.creatives import compile_campaign
+from jobs.datasets import texts
+from jobs.datasets.definition import DatasetSpec
 from jobs.schedules import file as schedule_file
 from jobs.schedules.file import ScheduleFields
 from jobs.settings import Settings
@@ -77,6 +79,16 @@ def test_schedules_page(tmp_path: Path) -> None:
     fields = schedule_file.load(path).fields
     for name in ("late", "catch_up", "overlap"):
         assert getattr(fields, name) == ScheduleFields.model_fields[name].default
+
+
+def test_datasets_page() -> None:
+    """The texts in the docs are taken, and every option is in the table."""
+    page = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
+    pair, chat = map(json.loads, re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL))
+    texts.Pair.model_validate(pair)
+    texts.Chat.model_validate(chat)
+    table = {row[0].strip("`-").replace("-", "_") for row in rows("datasets.md", "option")}
+    assert table == {"source", *DatasetSpec.model_fields} - {"name"}
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)

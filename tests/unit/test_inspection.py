@@ -171,11 +171,11 @@ def backslash(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
-        (link_out, "x.txt: is a link out of the model's directory"),
+        (link_out, "x.txt: is a link out of the directory"),
         (link_to_folder, "x: is a link, but to no file"),
         (pipe, "x.txt: is no file but a pipe"),
         (twins, "a.txt: A.txt has the same name on many file systems"),
-        (backslash, "x.txt: its path leads out of the model's directory"),
+        (backslash, "x.txt: its path leads out of the directory"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, tamper: Callable[[Path], None], message: str) -> None:
