@@ -168,7 +168,7 @@ class LedgerMachine(RuleBasedStateMachine):
         execute(
             self.engine,
             "TRUNCATE tenants, campaigns, creatives, recipients, claims, jobs, job_needs,"
-            " artifacts, campaign_counters, api_keys, schedules, schedule_runs",
+            " artifacts, campaign_counters, api_keys, datasets, schedules, schedule_runs",
         )
         with self.engine.begin() as connection:
             self.tenant_id = tenants.ensure(connection, "machine")
