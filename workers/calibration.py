@@ -23,9 +23,10 @@ class Calibration:
     out of memory has taught; ``available`` tells how much memory the process could have in all.
 
     What is measured are calls that run as they are: only the best size is then compiled at once,
-    see `workers.room`. How much faster that is, is noted beside it. What is compiled leaves less
-    of a call than what is not (texts, noise, steps of the scheduler), so that a larger call gains
-    more than was measured: while one is shorter than ``short_s``, the next must only be as good.
+    see `workers.room`. How much faster that is, is noted beside it. Compiling
+    makes the model faster, and not what a call has beside it (texts, steps of the scheduler), so
+    that a larger call gains more than was measured: while one is shorter than ``short_s``, the
+    next must only be as good.
     """
 
     def __init__(self, most: int, available: Callable[[], int], short_s: float = 0.0) -> None:
@@ -54,9 +55,9 @@ class Calibration:
         size, before = min(FIRST, self.bound), None
         while self._calls[size] >= WARM_UP + COUNTED:
             larger = min(size * 2, self.bound)
-            gains = before is None or self.rates[size] > self.rates[before] * (1 + GAIN)
-            if size / self.rates[size] < self._short_s:
-                gains = before is None or self.rates[size] >= self.rates[before] * (1 - GAIN)
+            is_short = size / self.rates[size] < self._short_s
+            enough = 1 - GAIN if is_short else 1 + GAIN
+            gains = before is None or self.rates[size] > self.rates[before] * enough
             if larger <= size or not gains or not self._fits(larger):
                 return None
             size, before = larger, size

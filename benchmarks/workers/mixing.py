@@ -6,7 +6,7 @@ from dataclasses import replace
 from benchmarks.figures import Figure, alternated, ratio, shown
 from benchmarks.workers.loads import Load, Picture, by_size, mixed, uniform
 from benchmarks.workers.plant import Plant, until
-from benchmarks.workers.rivals import QUIET_S, RIVALS, Kind
+from benchmarks.workers.rivals import QUIET_S, Kind
 from benchmarks.workers.scale import Scale
 from benchmarks.workers.warming import Numbers, counts, eager_calls, recompiles, warm
 
@@ -147,10 +147,3 @@ def measure_lost(
         "once; what is not stored when all requests have been answered, or when nothing has come "
         f"for {QUIET_S:.0f} s, counts as lost",
     )
-
-
-def installed() -> Iterator[Kind]:
-    """The alternatives that can be measured here; the others are named, and how to get them."""
-    for kind in RIVALS:
-        if kind.is_installed:
-            yield kind

@@ -15,13 +15,11 @@ from uuid import UUID
 
 import psutil
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 
 from benchmarks.ground import Books, Ground
 from benchmarks.workers.loads import Load, Picture
 from jobs.campaigns import file as campaign_file
 from jobs.devices import parse_devices
-from jobs.kinds.image import ImageRequest
 from jobs.maintenance.fanout import fan_out_campaigns
 from jobs.processes import Child, Program
 from jobs.queue import WakeUps
@@ -136,7 +134,7 @@ class Plant:
         Without ``wake`` workers hear of them at the end only. ``anew``: also where another job
         has made the same.
         """
-        more = {"reuse": False} if anew and "reuse" in ImageRequest.model_fields else {}
+        more = {"reuse": False} if anew else {}
         to = self.services if wake else replace(self.services, wake_ups=_Silent())
         ids = [
             submit_job(
@@ -194,12 +192,9 @@ class Plant:
         return float(self._value(last, ids=jobs)) - start
 
     def counters(self) -> dict[str, float]:
-        """What the workers that are up have counted; empty where they do not count."""
-        try:
-            with self.services.engine.begin() as connection:
-                rows = connection.execute(text("SELECT counters FROM workers")).scalars().all()
-        except ProgrammingError:
-            return {}
+        """What the workers that are up have counted; empty where they compile nothing."""
+        with self.services.engine.begin() as connection:
+            rows = connection.execute(text("SELECT counters FROM workers")).scalars().all()
         total: dict[str, float] = {}
         for row in rows:
             for name, count in (row or {}).items():

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -53,11 +53,9 @@ class Denoiser:
         """Forget a variant, and what it has beside the shared tensors."""
         self._variants.pop(name, None)
 
-    @contextmanager
-    def steady(self) -> Iterator[None]:
+    def steady(self) -> AbstractContextManager[None]:
         """Within, no weights or adapters change: what is compiled need not look each time."""
-        with self.compiler.steadily() if self.compiler else nullcontext():
-            yield
+        return self.compiler.steadily() if self.compiler else nullcontext()
 
     @contextmanager
     def used(self, pipeline: Any, module: Any) -> Iterator[None]:
