@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import diffusers
@@ -65,6 +66,21 @@ class CompileResults:
         except ObjectStoreError as error:
             _log.warning("compiled code could not be saved: %s", error)
 
+    def reserve(self, digest: str) -> bool:
+        """Say that it is being compiled here; False: somebody else has said so before.
+
+        No more than a hint, that nobody need wait for: it stays when a worker is killed.
+        """
+        try:
+            return self._objects.put_new(_hint(digest), b"", "text/plain; charset=utf-8")
+        except ObjectStoreError:
+            return True
+
+    def release(self, digest: str) -> None:
+        """Say that nobody compiles it any more."""
+        with suppress(ObjectStoreError):
+            self._objects.delete([_hint(digest)])
+
     def _signature(self, digest: str, archive: bytes) -> bytes:
         """Over the place as well, or one object could be put in another's."""
         return hmac.digest(self._key, f"{digest}\n".encode() + archive, "sha256")
@@ -72,6 +88,10 @@ class CompileResults:
 
 def _place(digest: str) -> str:
     return f"compiled/{digest}"
+
+
+def _hint(digest: str) -> str:
+    return f"compiling/{digest}"
 
 
 def pack(folder: Path) -> bytes:

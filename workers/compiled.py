@@ -8,20 +8,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from torch.utils import _pytree as pytree
 
 from workers import compile_results, compiling
 from workers.compile_results import CompileResults
-from workers.compiling import TensorSpec
+from workers.compiling import Signature, signature_of
 from workers.report import Report
 from workers.sickness import sickness_of
 
@@ -50,32 +50,19 @@ FOLDER, LOCK = "presswork-compiled-", "lock"
 """How a process's folder is called, and the file in it that is locked while the process lives."""
 
 _COMMAND = "from workers.compiling import main; main()"
-_PLAIN = (bool, int, float, str, type(None))
+
+PATIENCE_S = 300
+"""How long code is left to another worker that compiles it: longer than a compilation takes."""
+LOOK_S = 1.0
+"""How often to look whether it has come."""
 
 
 class NotCompiledError(RuntimeError):
     """A call ran eager where only compiled code was wanted."""
 
 
-class Signature(NamedTuple):
-    """What of a call is compiled in: how it is built, and of each leaf all but tensors' values."""
-
-    structure: Any
-    leaves: tuple[Any, ...]
-
-
-def signature_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature | None:
-    """The call's signature; None: it has arguments that no code can be compiled for."""
-    values, structure = pytree.tree_flatten((args, kwargs))
-    leaves: list[Any] = []
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            leaves.append(TensorSpec.of(value))
-        elif isinstance(value, _PLAIN):
-            leaves.append((type(value), value))
-        else:
-            return None
-    return Signature(structure, tuple(leaves))
+class _ElsewhereError(Exception):
+    """Another worker is compiling just this."""
 
 
 @dataclass
@@ -199,6 +186,7 @@ class Compiler:
         self._asked: set[str] = set()
         self._child: subprocess.Popen[str] | None = None
         self._closed = False
+        self._ended = threading.Event()
         self._strict = False
         self.asks: Asks = "often"
         """What is worth compiling of what is called from now on."""
@@ -307,6 +295,7 @@ class Compiler:
 
     def close(self) -> None:
         """End what is under way, and remove what was written on this machine."""
+        self._ended.set()
         with self._lock:
             self._closed = True
             if self._child:
@@ -317,11 +306,17 @@ class Compiler:
         self._lock_file.close()
 
     def _work(self) -> None:
+        put_off: dict[str, float] = {}
         while (job := self._queue.get()) is not None and not self._closed:
             digest, packed, name = job
+            since_s = put_off.setdefault(digest, time.monotonic())
             archive = None
             try:
-                archive = self._archive(digest, packed, name)
+                archive = self._archive(digest, packed, name, waited_s=time.monotonic() - since_s)
+            except _ElsewhereError:
+                self._queue.put(job)  # there may be other code to compile meanwhile
+                self._ended.wait(LOOK_S)
+                continue
             except Exception:  # noqa: BLE001 (the next may go better)
                 _log.warning("%s could not be compiled: it runs eager", name, exc_info=True)
                 self.count("compile_failures")
@@ -331,11 +326,26 @@ class Compiler:
                 self._under_way -= 1
                 self._lock.notify_all()
 
-    def _archive(self, digest: str, packed: bytes, name: str) -> bytes | None:
-        """From the bucket, or else compiled and put there; None: it failed, which was said."""
-        if self._results and (saved := self._results.read(digest)) is not None:
+    def _archive(self, digest: str, packed: bytes, name: str, waited_s: float) -> bytes | None:
+        """From the bucket, or else compiled and put there; None: it failed, which was said.
+
+        Raises:
+            _ElsewhereError: another worker is just compiling it.
+        """
+        if self._results is None:
+            return self._compiled(digest, packed, name)
+        if (saved := self._results.read(digest)) is not None:
             self.count("saved_results")
             return saved
+        if not self._results.reserve(digest) and waited_s < PATIENCE_S:
+            raise _ElsewhereError
+        try:
+            return self._compiled(digest, packed, name)
+        finally:
+            self._results.release(digest)
+
+    def _compiled(self, digest: str, packed: bytes, name: str) -> bytes | None:
+        """Compiled here; None: it failed, which was said."""
         folder = self._folder / digest
         folder.mkdir()
         try:

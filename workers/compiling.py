@@ -13,15 +13,18 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.configuration_utils import FrozenDict
+from torch.utils import _pytree as pytree
 
 from jobs.processes import die_with_parent
 
 JOB, GRAPH, KERNELS = "job", "graph", "inductor"
 """In the folder of a compilation: what to compile; the code that was made, and its kernels."""
+
+_PLAIN = (bool, int, float, str, type(None))
 
 NICENESS = 5
 """The device's worker goes first, but not so far that it stays eager for long."""
@@ -61,6 +64,27 @@ class TensorSpec:
             if self.is_parameter:
                 return torch.nn.Parameter(made, requires_grad=self.requires_grad)
             return made.requires_grad_(self.requires_grad)
+
+
+class Signature(NamedTuple):
+    """What of a call is compiled in: how it is built, and of each leaf all but tensors' values."""
+
+    structure: Any
+    leaves: tuple[Any, ...]
+
+
+def signature_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signature | None:
+    """The call's signature; None: it has arguments that no code can be compiled for."""
+    values, structure = pytree.tree_flatten((args, kwargs))
+    leaves: list[Any] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            leaves.append(TensorSpec.of(value))
+        elif isinstance(value, _PLAIN):
+            leaves.append((type(value), value))
+        else:
+            return None
+    return Signature(structure, tuple(leaves))
 
 
 class _Pickler(pickle.Pickler):

@@ -38,6 +38,48 @@ def test_compiled_once_for_all_workers(services: Services) -> None:
             compiler.close()
 
 
+def test_compiled_once_by_workers_that_ask_together(services: Services) -> None:
+    """Code that several workers need at the same moment is compiled by one, and others' meanwhile.
+
+    One that is killed meanwhile leaves no more than its word, which is waited for only so long.
+    """
+    results = CompileResults(services.objects, KEY)
+    compilers = [Compiler(results) for _ in range(2)]
+    try:
+        for compiler in compilers:
+            compiler.wrap(Net().eval(), "whole", "net", after=1)(torch.randn(5, 4))
+        assert all(compiler.wait(WAIT_S) for compiler in compilers)
+        counted = [compiler.counters for compiler in compilers]
+        assert sum(one["compiles"] for one in counted) == 1
+        assert sum(one["saved_results"] for one in counted) == 1
+    finally:
+        for compiler in compilers:
+            compiler.close()
+    assert list(services.objects.keys("compiling/")) == []
+
+
+def test_code_that_nobody_compiles_after_all_is_compiled_here(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed worker said it was compiling does not keep others from it for ever."""
+    results = CompileResults(services.objects, KEY)
+    monkeypatch.setattr("workers.compiled.PATIENCE_S", 0)
+    reserve = results.reserve
+
+    def after_one_that_was_killed(digest: str) -> bool:
+        assert reserve(digest)
+        return reserve(digest)
+
+    monkeypatch.setattr(results, "reserve", after_one_that_was_killed)
+    compiler = Compiler(results)
+    try:
+        compiler.wrap(Net().eval(), "whole", "net", after=1)(torch.randn(6, 4))
+        assert compiler.wait(WAIT_S)
+        assert compiler.counters["compiles"] == 1
+    finally:
+        compiler.close()
+
+
 def test_only_what_is_signed_is_read(services: Services, caplog: pytest.LogCaptureFixture) -> None:
     """What was changed, moved or signed by others is refused, and a warning says so."""
     objects = services.objects
