@@ -14,7 +14,14 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK_WAIT_S = 10
 
 
-def connect(url: str, *, application: str, pool_size: int = 5, keep_plans: bool = False) -> Engine:
+def connect(
+    url: str,
+    *,
+    application: str,
+    pool_size: int = 5,
+    keep_plans: bool = False,
+    idle_s: int | None = None,
+) -> Engine:
     """An engine for PostgreSQL 18 or newer through psycopg.
 
     ``application`` is what ``pg_stat_activity`` shows. Connections are checked before use, so
@@ -23,7 +30,11 @@ def connect(url: str, *, application: str, pool_size: int = 5, keep_plans: bool 
     ``keep_plans`` lets sessions keep the plans of statements that they repeat, until the tables are
     analyzed. That spares workers a quarter of a batch's cost; but a plan from when a table was
     small may be a hundred times too slow once it is large.
+
+    A transaction in which nothing is asked for ``idle_s`` seconds is undone by the server: its
+    process was stopped in the middle of it, and what it has locked is for others. None: never.
     """
+    options = "" if idle_s is None else f" -c idle_in_transaction_session_timeout={idle_s}s"
     planning = "auto" if keep_plans else "force_custom_plan"
     return create_engine(
         url,
@@ -41,7 +52,7 @@ def connect(url: str, *, application: str, pool_size: int = 5, keep_plans: bool 
             "keepalives_count": 3,
             "tcp_user_timeout": 15_000,
             # Sessions do not depend on what the server's administrator chose.
-            "options": f"-c timezone=UTC -c plan_cache_mode={planning}",
+            "options": f"-c timezone=UTC -c plan_cache_mode={planning}{options}",
         },
     )
 

@@ -22,6 +22,9 @@ from workers.stopping import Pause, wait
 
 _log = logging.getLogger(__name__)
 
+IDLE_S = 30
+"""How long a worker that was stopped in the middle of a transaction keeps jobs locked by it."""
+
 DEVICE_LOST = os.EX_TEMPFAIL
 """The exit code of a child that must be started anew to use its device again."""
 
@@ -57,7 +60,7 @@ class WorkLoop:
     ) -> None:
         name = slot.worker_name
         self._says = f"worker {name} is up on {slot.name}"
-        self._engine = settings.engine(f"presswork {name}", keep_plans=True)
+        self._engine = settings.engine(f"presswork {name}", keep_plans=True, idle_s=IDLE_S)
         self._pulse = Pulse(
             self._engine,
             name=name,
