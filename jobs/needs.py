@@ -45,7 +45,7 @@ def named(
                 Problem(f"takes {takes}, and job {job_id} makes {makes.makes}", field=field)
             )
     if found:
-        cards = {card.name: card for card in models.list_models(connection)}
+        cards = {card.name: card for card in models.list_models(connection, tenant_id)}
         for job_id, asked in views.parameters(connection, tenant_id, found).items():
             forbidden = choice.forbidden_source(cards, asked, use)
             if forbidden:

@@ -1,5 +1,6 @@
 """What the licences of models allow: no legal advice, but the rules that jobs are held to."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -9,17 +10,20 @@ from types import MappingProxyType
 class Licence:
     """What a licence says of the use of a model and of what it makes.
 
-    ``commercial`` None: that depends on who uses it. ``attribution`` says that outputs must name
-    their source; ``words`` is the text where the licence itself prescribes one.
+    ``commercial`` None: that depends on who uses it. ``derivatives``: whether what was adapted from
+    it may be passed on, such as a model that was trained on it. ``attribution`` says that outputs
+    must name their source; ``words`` is the text where the licence itself prescribes one.
     """
 
     commercial: bool | None = True
+    derivatives: bool = True
     attribution: bool = False
     words: str | None = None
     note: str = ""
 
 
 _SHARE_ALIKE = "what is adapted from the model must be passed on under the same licence"
+_NO_DERIVATIVES = "what is adapted from it must not be passed on"
 _COPYLEFT = "who passes it on passes on its source"
 _RAIL = "an annex forbids some uses, whoever the user is"
 _LLAMA = "free below 700 million users a month"
@@ -33,7 +37,11 @@ LICENCES: Mapping[str, Licence] = MappingProxyType(
         "BSD-3-Clause": Licence(),
         "CC-BY-4.0": Licence(attribution=True),
         "CC-BY-NC-4.0": Licence(commercial=False, attribution=True),
+        "CC-BY-NC-ND-4.0": Licence(
+            commercial=False, derivatives=False, attribution=True, note=_NO_DERIVATIVES
+        ),
         "CC-BY-NC-SA-4.0": Licence(commercial=False, attribution=True, note=_SHARE_ALIKE),
+        "CC-BY-ND-4.0": Licence(derivatives=False, attribution=True, note=_NO_DERIVATIVES),
         "CC-BY-SA-4.0": Licence(attribution=True, note=_SHARE_ALIKE),
         "CC0-1.0": Licence(),
         "GPL-3.0-only": Licence(note=_COPYLEFT),
@@ -63,3 +71,23 @@ LICENCES: Mapping[str, Licence] = MappingProxyType(
     }
 )
 """By SPDX identifier. What SPDX does not list is called ``LicenseRef-...``, as it demands."""
+
+# Not within parentheses.
+_AND = re.compile(r" AND (?![^(]*\))")
+_OR = re.compile(r" OR (?![^(]*\))")
+
+
+def parts_of(expression: str) -> list[str]:
+    """What an SPDX expression joins by AND; a choice (OR) is one part, in parentheses."""
+    return [f"({expression})"] if _OR.search(expression) else _AND.split(expression)
+
+
+def rules_of(expression: str) -> list[Licence | None]:
+    """What is known of each part of an SPDX expression."""
+    return [LICENCES.get(part) for part in parts_of(expression)]
+
+
+def without_derivatives(expression: str) -> list[str]:
+    """The parts of an SPDX expression that forbid to pass on what was adapted."""
+    found = zip(parts_of(expression), rules_of(expression), strict=True)
+    return [part for part, rule in found if rule and not rule.derivatives]

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from types import MappingProxyType
 from typing import Any, TypedDict
+from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Row, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from storage import tables
 
 ADAPTER = "adapter"
 """The kind of a card that is no model of its own, but works on top of its ``base``."""
+REVISION_LENGTH = 16
+"""How much of a manifest's digest is a revision, where the source has none."""
 
 
 class FileEntry(TypedDict):
@@ -38,12 +41,16 @@ def manifest_digest(manifest: Manifest) -> str:
 class ModelCard:
     """A model under its registered name, or an adapter (kind ``adapter``) for the model ``base``.
 
+    ``tenant_id`` None: everybody's. A tenant's own is called as `own_name` says, and nobody else
+    sees, names or uses it.
+
     ``source`` says where the files came from: ``builtin:NAME``, ``dir:PATH``, ``hub:ORG/NAME``,
-    ``s3:PREFIX`` or ``pip:PACKAGE``; what counts is the ``manifest``, which all but the built-in
-    ones have: workers load these files and no others. ``revision`` is the hub's commit, the
-    package's version, or the beginning of the manifest's digest. Sizes are in pixels. ``details``
-    is what only its kind asks for, such as voices, languages or what a pipeline can do; of a
-    built-in ``pip`` source also ``sha256``, by the path of each file.
+    ``s3:PREFIX``, ``pip:PACKAGE`` or ``job:ID``; what counts is the ``manifest``, which all but the
+    built-in ones have: workers load these files and no others. ``revision`` is the hub's commit,
+    the package's version, or the beginning of the manifest's digest. Sizes are in pixels.
+    ``details`` is what only its kind asks for, such as voices, languages or what a pipeline can do;
+    of a built-in ``pip`` source also ``sha256``, by the path of each file, and of what a training
+    made ``made_by``: the job, its dataset and the model's parents.
 
     ``commercial``, ``attribution`` (the text that outputs must come with) and ``licence_until``
     (the last day) are what the licence allows, see `storage.licences`.
@@ -69,6 +76,7 @@ class ModelCard:
     attribution: str | None = None
     licence_until: date | None = None
     retired_at: datetime | None = None
+    tenant_id: UUID | None = None
 
     @property
     def identity(self) -> str:
@@ -80,9 +88,21 @@ class ModelCard:
         """Of all its files; 0 for a built-in model, which has no manifest."""
         return sum(entry["size"] for entry in (self.manifest or {}).values())
 
+    def is_for(self, tenant_id: UUID | None) -> bool:
+        """Whether that tenant's jobs may know of it; None: of everybody's only."""
+        return self.tenant_id in (None, tenant_id)
+
 
 BUILT_IN: Mapping[str, ModelCard] = MappingProxyType(
     {
+        "debug-caption": ModelCard(
+            name="debug-caption",
+            family="caption",
+            kind="caption",
+            source="builtin:debug-caption",
+            revision="1",
+            licence="Apache-2.0",
+        ),
         "debug-diffusion": ModelCard(
             name="debug-diffusion",
             family="diffusion",
@@ -250,18 +270,35 @@ class DuplicateModelError(Exception):
     """A model of that name is registered already."""
 
 
+def own_name(tenant: str, name: str) -> str:
+    """What the model ``name`` of a tenant is called: as on a hub, and unlike any of everybody's."""
+    return f"{tenant}/{name}"
+
+
 def find(connection: Connection, name: str) -> ModelCard | None:
-    """The model registered as ``name``, if any."""
+    """The model registered as ``name``, if any, whoever may use it. Doors ask `find_for`."""
     if name in BUILT_IN:
         return BUILT_IN[name]
     row = connection.execute(select(*_columns).where(tables.Model.name == name)).first()
     return _card(row) if row else None
 
 
-def list_models(connection: Connection) -> list[ModelCard]:
-    """All models and adapters, by name, retired ones as well; without their manifests."""
+def find_for(connection: Connection, tenant_id: UUID | None, name: str) -> ModelCard | None:
+    """The model registered as ``name`` that the tenant may know of; None: of everybody's only."""
+    card = find(connection, name)
+    return card if card and card.is_for(tenant_id) else None
+
+
+def list_models(connection: Connection, tenant_id: UUID | None) -> list[ModelCard]:
+    """Everybody's models and adapters and the tenant's own, by name; without their manifests.
+
+    Retired ones as well. Without a tenant everybody's only.
+    """
     columns = [column for column in _columns if column.name != "manifest"]
-    rows = connection.execute(select(*columns)).all()
+    owner = tables.Model.tenant_id
+    rows = connection.execute(
+        select(*columns).where(or_(owner.is_(None), owner == tenant_id))
+    ).all()
     cards = [*BUILT_IN.values(), *(_card(row) for row in rows)]
     return sorted(cards, key=lambda card: card.name)
 
@@ -272,13 +309,21 @@ def add(connection: Connection, card: ModelCard) -> None:
     Raises:
         DuplicateModelError: the name is taken; a registered model never changes its meaning.
     """
-    if card.name in BUILT_IN:
+    if not register(connection, card):
         raise DuplicateModelError(card.name)
-    try:
-        with connection.begin_nested():
-            connection.execute(insert(tables.Model).values(vars(card)))
-    except IntegrityError as error:
-        raise DuplicateModelError(card.name) from error
+
+
+def register(connection: Connection, card: ModelCard) -> bool:
+    """Register ``card``; False: the name is taken, and the transaction can go on."""
+    if card.name in BUILT_IN:
+        return False
+    added = connection.execute(
+        insert(tables.Model)
+        .values(vars(card))
+        .on_conflict_do_nothing(index_elements=["name"])
+        .returning(tables.Model.name)
+    )
+    return added.first() is not None
 
 
 def retire(connection: Connection, name: str) -> ModelCard | None:

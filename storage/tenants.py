@@ -15,8 +15,16 @@ class UnknownTenantError(Exception):
 
 
 @dataclass(frozen=True)
+class Tenant:
+    """Who pays, and who may see."""
+
+    id: UUID
+    name: str
+
+
+@dataclass(frozen=True)
 class Caller:
-    """Whose key it is, and whether it may also administrate the models of all tenants."""
+    """Whose key it is, and whether it may also administrate everybody's models."""
 
     tenant_id: UUID
     is_admin: bool
@@ -39,6 +47,14 @@ def find(connection: Connection, name: str) -> UUID:
     if found is None:
         raise UnknownTenantError(name)
     return UUID(str(found))
+
+
+def get(connection: Connection, tenant_id: UUID) -> Tenant:
+    """The tenant with its name."""
+    name = connection.execute(
+        text("SELECT name FROM tenants WHERE id = :id"), {"id": tenant_id}
+    ).scalar_one()
+    return Tenant(tenant_id, name)
 
 
 def new_key(connection: Connection, tenant_id: UUID, name: str, *, is_admin: bool = False) -> str:

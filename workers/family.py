@@ -49,6 +49,8 @@ class Input:
 class Adapter:
     """An adapter's files on this machine, checked; ``identity`` changes with its weights.
 
+    ``tenant_id`` is whose it is, as of `ModelCard`.
+
     What its licence demands goes to the facts of all that is made with it. ``bank``: its jobs share
     batches with those of other such adapters, see `jobs.registry.adapters`.
     """
@@ -59,11 +61,16 @@ class Adapter:
     licence: str = ""
     attribution: str | None = None
     bank: bool = False
+    tenant_id: UUID | None = None
+
+
+class AdapterDoesNotFitError(ValueError):
+    """The model has no place for the adapter's weights."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One job as the family sees it. ``request`` is resolved: no field is left open.
+    """One job of a tenant's as the family sees it. ``request`` is resolved: no field is left open.
 
     ``inputs`` are the files that its references named, by field, in their order.
     """
@@ -72,6 +79,7 @@ class Item:
     request: KindRequest
     inputs: Mapping[str, Sequence[Input]] = field(default_factory=dict)
     adapters: Sequence[Adapter] = ()
+    tenant_id: UUID | None = None
 
     @property
     def seed(self) -> int:

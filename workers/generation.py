@@ -14,6 +14,7 @@ from workers.sickness import MESSAGES, Sickness, sickness_of
 _log = logging.getLogger(__name__)
 
 MESSAGE_LENGTH = 500
+_UNKNOWN = "there is no such model, or adapter"
 
 NEARLY = 0.75
 """How much of a batch's last call is done when the next batch is claimed: in time to be prepared,
@@ -60,13 +61,16 @@ def make(
 ) -> Iterator[tuple[Item, list[Output] | JobError]]:
     """What became of each item, call by call.
 
-    Where the family gains by it, a call is filled up to one of few sizes by repeating its last
-    item; nobody hears of what comes of that. Items that were cancelled meanwhile are left out, and
-    all that are not begun after a stop, or after the worker itself has fallen ill. Where memory
-    runs out, first ``make_room`` is to unload other models, then calls become smaller.
+    Those whose model or adapter is another tenant's, which no door lets pass, are refused. Where
+    the family gains by it, a call is filled up to one of few sizes by repeating its last item;
+    nobody hears of what comes of that. Items that were cancelled meanwhile are left out, and all
+    that are not begun after a stop, or after the worker itself has fallen ill. Where memory runs
+    out, first ``make_room`` is to unload other models, then calls become smaller.
     """
+    own, refused = _by_owner(items, resident)
+    yield from refused
     room.begin()
-    parts = deque([items])
+    parts: deque[Sequence[Item]] = deque([own])
     while parts:
         wanted, size = _take(parts, resident, context, room)
         if not wanted:
@@ -94,6 +98,21 @@ def make(
             yield wanted[0], made
         else:  # one of them may be at fault; its mates shall not suffer
             parts.extendleft([item] for item in reversed(wanted))
+
+
+def _by_owner(
+    items: Sequence[Item], resident: Resident
+) -> tuple[list[Item], list[tuple[Item, JobError]]]:
+    """The items whose model and adapters are everybody's or their tenant's own, and the others."""
+    own: list[Item] = []
+    refused: list[tuple[Item, JobError]] = []
+    for item in items:
+        owners = {resident.card.tenant_id, *(adapter.tenant_id for adapter in item.adapters)}
+        if owners <= {None, item.tenant_id}:
+            own.append(item)
+        else:
+            refused.append((item, JobError("unknown_model", _UNKNOWN, retry=False)))
+    return own, refused
 
 
 def _smaller(room: Room, size: int) -> bool:

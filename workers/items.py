@@ -11,6 +11,8 @@ from jobs.campaigns.creatives import Creative
 from jobs.kinds import KINDS, KindRequest
 from jobs.kinds.values import AdapterUse, derived_seed
 from jobs.problems import BadInputError, from_validation
+from jobs.registry import lineage
+from jobs.trainings.requests import TRAININGS
 from storage.ledger.claim import Batch, ClaimedJob
 from storage.ledger.finish import Failed
 from storage.models import ModelCard
@@ -18,14 +20,16 @@ from workers.family import Item
 
 
 def items_of(batch: Batch) -> Iterator[Item | Failed]:
-    """Each job's item, or why it cannot have one.
+    """Each job's item, or why it cannot have one; trainings have none.
 
     A campaign's request is rendered only now, so that personal data lives in one table.
     """
     parsed: dict[UUID, Creative] = {}
     for job in batch.jobs:
+        if job.kind in TRAININGS:
+            continue
         try:
-            yield Item(job.id, _request(job, parsed))
+            yield Item(job.id, _request(job, parsed), tenant_id=job.tenant_id)
         except BadInputError as error:
             yield Failed(job.id, "bad_request", str(error), retry=False)
         except KeyError:
@@ -67,19 +71,18 @@ def facts_of(item: Item, card: ModelCard) -> dict[str, Any]:
     that it started from; ``attribution`` is what they want to be said with the output.
     """
     sources = [given for inputs in item.inputs.values() for given in inputs]
-    parts = [card.licence, *(adapter.licence for adapter in item.adapters)]
-    parts += [part for given in sources for part in (given.licence or "").split(" AND ")]
-    licences = dict.fromkeys(part for part in parts if part)
+    licences = [card.licence, *(adapter.licence for adapter in item.adapters)]
+    licences += [given.licence or "" for given in sources]
     facts: dict[str, Any] = {
         "model": card.name,
         "revision": card.revision,
-        "licence": " AND ".join(licences),
+        "licence": lineage.licence_of(licences),
         "seed": item.seed,
     }
     attribution = [card.attribution, *(adapter.attribution for adapter in item.adapters)]
     attribution += [text for given in sources for text in given.attribution]
     if any(attribution):
-        facts["attribution"] = list(dict.fromkeys(text for text in attribution if text))
+        facts["attribution"] = lineage.attributions_of(attribution)
     if item.adapters:
         facts["adapters"] = {adapter.identity: adapter.weight for adapter in item.adapters}
     if item.inputs:

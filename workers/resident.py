@@ -112,9 +112,16 @@ class Residency:
                 resident.adapters[use.name] = self._adapter(resident, use.name)
             card, files = resident.adapters[use.name]
             _check_licence(card)
-            bank = bool(card.details.get(BANK_DETAIL))
             given.append(
-                Adapter(card.identity, use.weight, files, card.licence, card.attribution, bank)
+                Adapter(
+                    card.identity,
+                    use.weight,
+                    files,
+                    card.licence,
+                    card.attribution,
+                    bank=bool(card.details.get(BANK_DETAIL)),
+                    tenant_id=card.tenant_id,
+                )
             )
         return given
 

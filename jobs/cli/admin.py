@@ -1,8 +1,11 @@
 """For whoever runs the house: ``doctor``, ``workers`` and ``tenant``."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
+from uuid import UUID
 
 import typer
+from sqlalchemy import Connection
 
 from jobs import doctor as examination
 from jobs import settings
@@ -10,7 +13,10 @@ from jobs.cli.output import DataOption, JsonFlag, answer
 from jobs.kinds.values import check_storable
 from jobs.problems import BadInputError, Problem
 from jobs.services import open_services
-from storage import tenants, workers
+from jobs.trainings import caps
+from storage import tenants, training_caps, workers
+from storage.tenants import UnknownTenantError
+from storage.training_caps import OwnCaps
 from storage.workers import Worker
 
 tenant_commands = typer.Typer(no_args_is_help=True, help="Tenants and their API keys.")
@@ -68,7 +74,7 @@ def add_tenant(
     name: Annotated[str, typer.Argument(help="The tenant; created where it does not exist.")],
     key_name: Annotated[str, typer.Option("--key-name", help="What the key is for.")] = "api",
     admin: Annotated[
-        bool, typer.Option("--admin", help="It may also add, check and retire models.")
+        bool, typer.Option("--admin", help="It may also add, check and retire everybody's models.")
     ] = False,
     data: DataOption = None,
     as_json: JsonFlag = False,
@@ -82,6 +88,50 @@ def add_tenant(
         tenant_id = tenants.ensure(connection, name)
         key = tenants.new_key(connection, tenant_id, key_name, is_admin=admin)
     answer({"tenant": name, "id": tenant_id, "api_key": key}, as_json=as_json, text=key)
+
+
+@tenant_commands.command("limits")
+def limit_tenant(
+    name: Annotated[str, typer.Argument(help="The tenant.")],
+    max_steps: Annotated[int | None, typer.Option(min=0, help="Of a training.")] = None,
+    max_hours: Annotated[float | None, typer.Option(min=0, help="Of a training at work.")] = None,
+    max_pictures: Annotated[
+        int | None, typer.Option(min=0, help="Of the dataset of a training.")
+    ] = None,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="First forget all that were given: as for all tenants.")
+    ] = False,
+    data: DataOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what a tenant's trainings may have at most, and give it caps of its own."""
+    given = {"max_steps": max_steps, "max_hours": max_hours, "max_pictures": max_pictures}
+    changes: dict[str, Any] = {field: value for field, value in given.items() if value is not None}
+    config = settings.load(data)
+    with (
+        open_services(config, "presswork command") as services,
+        services.engine.begin() as connection,
+    ):
+        tenant_id = _found(connection, name)
+        own = OwnCaps() if reset else training_caps.of(connection, tenant_id)
+        if reset or changes:
+            training_caps.put(connection, tenant_id, replace(own, **changes))
+        found = caps.caps_of(connection, config, tenant_id)
+        own = training_caps.of(connection, tenant_id)
+    lines = [
+        f"{field.replace('_', ' ')}: {getattr(found, field):.12g}"
+        + (" (as for all)" if value is None else "")
+        for field, value in vars(own).items()
+    ]
+    answer(found, as_json=as_json, text="\n".join(lines))
+
+
+def _found(connection: Connection, name: str) -> UUID:
+    try:
+        return tenants.find(connection, name)
+    except UnknownTenantError as error:
+        message = f"there is no tenant {name!r}: `presswork tenant add` makes one"
+        raise BadInputError(Problem(message, field="NAME")) from error
 
 
 def _check_names(given: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from jobs import settings
-from jobs.cli.output import DataOption, JsonFlag, answer, notes
+from jobs.cli.output import DataOption, JsonFlag, answer, notes, opened
 from jobs.problems import BadInputError, Problem, from_validation
 from jobs.registry import adding, keeping
 from jobs.registry.specs import ModelSpec
@@ -61,7 +61,7 @@ def add_model(
     data: DataOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Inspect a model's files, mirror them into the bucket, and register them by their digests."""
+    """Inspect a model's files, mirror them into the bucket, and register it for everybody."""
     given = {
         "name": name,
         "source": source,
@@ -141,9 +141,9 @@ def _as_option(problem: Problem) -> Problem:
 
 @commands.command("list")
 def list_models(data: DataOption = None, as_json: JsonFlag = False) -> None:
-    """List the models that jobs may name, and the adapters."""
-    with open_services(settings.load(data), "presswork command") as services:
-        cards = keeping.listed(services)
+    """List the models and adapters that jobs may name: everybody's, and the tenant's own."""
+    with opened(data) as (services, tenant_id):
+        cards = keeping.listed(services, tenant_id)
     answer(cards, as_json=as_json, text="\n".join(map(_line, cards)))
 
 
@@ -160,8 +160,8 @@ def _size(card: ModelCard) -> str:
 @commands.command("show")
 def show_model(name: NameArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
     """Show a model: what its licence allows, and its files with their digests."""
-    with open_services(settings.load(data), "presswork command") as services:
-        card = keeping.found(services, name)
+    with opened(data) as (services, tenant_id):
+        card = keeping.found(services, tenant_id, name)
     lines = [
         f"{field.name}: {value}"
         for field in fields(card)
@@ -179,8 +179,8 @@ def show_model(name: NameArgument, data: DataOption = None, as_json: JsonFlag = 
 @commands.command("check")
 def check_model(name: NameArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
     """Read a model's files in the bucket again, and compare each with its digest."""
-    with open_services(settings.load(data), "presswork command") as services:
-        wrong = keeping.check(services, name)
+    with opened(data) as (services, tenant_id):
+        wrong = keeping.check(services, tenant_id, name)
     answer({"model": name, "wrong": wrong}, as_json=as_json, text="\n".join(wrong or ["ok"]))
     if wrong:
         raise typer.Exit(1)
@@ -189,6 +189,6 @@ def check_model(name: NameArgument, data: DataOption = None, as_json: JsonFlag =
 @commands.command("retire")
 def retire_model(name: NameArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
     """Let no new job name a model; jobs that are queued already still run."""
-    with open_services(settings.load(data), "presswork command") as services:
-        card = keeping.retire(services, name)
+    with opened(data) as (services, tenant_id):
+        card = keeping.retire(services, tenant_id, name)
     answer(card, as_json=as_json, text=_line(card))

@@ -9,7 +9,7 @@ from jobs.datasets import triggers
 from jobs.kinds.values import Stored
 from jobs.problems import Problem, nearest
 from jobs.registry.specs import Text
-from storage.licences import LICENCES
+from storage.licences import LICENCES, without_derivatives
 
 MAX_CAPTION_CHARS = 2000
 OWN_LICENCE = "LicenseRef-"
@@ -84,6 +84,9 @@ class DatasetSpec(ContentSpec):
 
 def licence_problems(spec: DatasetSpec) -> Iterator[Problem]:
     """What the licence demands and the rest does not give."""
+    for licence in without_derivatives(spec.licence):
+        message = f"{licence} forbids to pass on what was adapted: nothing may be trained on it"
+        yield Problem(message, field="licence")
     rule = LICENCES.get(spec.licence)
     if rule and rule.attribution and not rule.words and not spec.attribution:
         message = f"{spec.licence} wants the author named: say whom"

@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from jobs.kinds.values import BANK_DETAIL
 from jobs.problems import Problem
+from jobs.registry import peft_settings
 
 DOWN = (".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight", ".lora.down.weight")
 UP = (".lora_B.weight", ".lora_B.default.weight", ".lora_up.weight", ".lora.up.weight")
@@ -24,11 +25,16 @@ TEXT_ENCODERS = ("text_encoder", "text_model", "lora_te")
 MAX_BANK_RANK = 128
 """All in a batch are padded to the largest: with larger ones, a batch of their own is faster."""
 
+LANGUAGE = "causal_lm"
+"""The family whose adapters PEFT has written, and only PEFT."""
+
 Shape = list[int]
 
 
-def examine(files: Mapping[str, Path]) -> tuple[dict[str, Any], list[Problem]]:
-    """Its details, and what is wrong with it.
+def examine(
+    files: Mapping[str, Path], family: str = "diffusion"
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Its details, and what is wrong with it, for a model of that ``family``.
 
     The details are the largest ``rank``, how many ``layers`` it changes, which sorts of them
     (``targets``), and whether it may share batches with other adapters (``bank``); if not,
@@ -52,8 +58,15 @@ def examine(files: Mapping[str, Path]) -> tuple[dict[str, Any], list[Problem]]:
         details["rank"] = max((s[0] for key, s in shapes.items() if key.endswith(DOWN)), default=0)
     if wrong:
         return {}, [Problem(wrong, file=path)]
+    if family == LANGUAGE:
+        try:
+            peft_settings.read(files)
+        except ValueError as error:
+            return {}, [Problem(str(error), file=peft_settings.FILE)]
     details |= {"layers": len(layers), "targets": sorted({target_of(name) for name in layers})}
     refused = _bank_refused(shapes, details.get("rank"))
+    if family == LANGUAGE:
+        refused = "it is for a language model"
     return details | {BANK_DETAIL: not refused} | ({"bank_refused": refused} if refused else {}), []
 
 

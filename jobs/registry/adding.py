@@ -1,4 +1,4 @@
-"""Adding a model: its source is found, inspected, mirrored to the bucket, and registered last.
+"""Adding a model for everybody: its source is found, inspected, mirrored, and registered last.
 
 What was interrupted has registered nothing; done again it finds in the bucket what is there.
 """
@@ -23,14 +23,19 @@ from jobs.registry.specs import FAMILY_KINDS, ModelSpec
 from jobs.services import Services
 from storage import models
 from storage.licences import LICENCES
-from storage.models import ADAPTER, DuplicateModelError, ModelCard, manifest_digest
+from storage.models import (
+    ADAPTER,
+    REVISION_LENGTH,
+    DuplicateModelError,
+    ModelCard,
+    manifest_digest,
+)
 
 FROM_GGUF = "causal_lm"
 """The family whose GGUF files are turned into safetensors, once, when they are added."""
 DIFFUSERS = frozenset({"diffusion", "sound", "video"})
 """The families whose models are pipelines of diffusers."""
 INDEX = "model_index.json"
-REVISION_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def add(
             details = {"sha256": {ggufs[0]: mirror.manifest_of(files)[ggufs[0]]["sha256"]}}
             files = _converted(files, ggufs, card, Path(scratch) / "model")
         if card.kind == ADAPTER:
-            details, problems = adapters.examine(files)
+            details, problems = adapters.examine(files, card.family)
             _refuse(problems)
         manifest = mirror.manifest_of(files)
         digest = manifest_digest(manifest)
@@ -127,8 +132,9 @@ def _card(services: Services, spec: ModelSpec) -> ModelCard:
     with services.engine.begin() as connection:
         if models.find(connection, spec.name):
             raise DuplicateModelError(spec.name)
-        base = models.find(connection, spec.adapter_for) if spec.adapter_for else None
-        known = [card.name for card in models.list_models(connection) if card.kind != ADAPTER]
+        everybodys = {card.name: card for card in models.list_models(connection, None)}
+    base = everybodys.get(spec.adapter_for or "")
+    known = [card.name for card in everybodys.values() if card.kind != ADAPTER]
     kind = spec.kind or FAMILY_KINDS[spec.family]
     problems = list(_licence_problems(spec))
     if spec.adapter_for and (base is None or base.kind == ADAPTER):

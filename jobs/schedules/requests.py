@@ -48,7 +48,7 @@ def add(
         ConflictError: the name is taken.
     """
     with services.engine.begin() as connection, _name_taken(spec):
-        _check(connection, spec)
+        _check(connection, tenant_id, spec)
         moment = now or schedules.now(connection)
         definition = spec.definition
         schedules.add(
@@ -72,7 +72,7 @@ def replace(
         ConflictError: the name is another schedule's.
     """
     with services.engine.begin() as connection, _name_taken(spec):
-        _check(connection, spec)
+        _check(connection, tenant_id, spec)
         schedule = _found(connection, tenant_id, wanted, lock=True)
         moment = now or schedules.now(connection)
         firing.record_all(connection, schedule, moment)
@@ -230,9 +230,9 @@ def _name_taken(spec: ScheduleSpec) -> Iterator[None]:
         raise ConflictError(f"there is a schedule {spec.fields.name!r} already") from error
 
 
-def _check(connection: Connection, spec: ScheduleSpec) -> None:
+def _check(connection: Connection, tenant_id: UUID, spec: ScheduleSpec) -> None:
     try:
-        submissions.check_campaign(connection, spec.campaign)
+        submissions.check_campaign(connection, tenant_id, spec.campaign)
     except BadInputError as error:
         raise BadInputError(*(_within(spec, problem) for problem in error.problems)) from error
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, text
 
 from storage import counters
 from storage.ledger import cancel, claim, finish, recover
+from storage.ledger.claim import Batch
 from storage.ledger.finish import (
     BACKOFF_FIRST_S,
     BACKOFF_MOST_S,
@@ -49,6 +50,7 @@ from tests.integration.ledger_cases import (
     take_some,
     terminate,
     together,
+    trained,
     value,
     wait_until_blocked,
 )
@@ -345,6 +347,45 @@ def test_a_finish_whose_commit_broke(
         assert finish_all(engine, batch) == dict.fromkeys(ids(batch), SUCCEEDED)
     assert counts(engine, campaign_id) == {SUCCEEDED: 3}
     assert value(engine, "SELECT count(*) FROM artifacts") == 3
+    check_books(engine)
+
+
+@pytest.mark.parametrize("fault", [lose_commit, lose_commit_answer])
+def test_a_finish_that_registers(
+    engine: Engine, tenant_id: UUID, fault: Callable[[Connection], None]
+) -> None:
+    """A job and its model are there together, once; of one whose name is taken there is neither."""
+    submit_jobs(engine, tenant_id, 4)
+    batch = take_some(engine)
+    first, second, plain, cancelled = ids(batch)
+    cancel.cancel_job(engine, tenant_id, cancelled)
+    names = {first: "default/mugs", second: "default/mugs", cancelled: "default/cups"}
+    outcomes: list[Outcome] = [trained(job_id, tenant_id, name) for job_id, name in names.items()]
+    ends = {first: SUCCEEDED, second: FAILED, plain: SUCCEEDED, cancelled: CANCELLED}
+    with at_commit(engine, fault):
+        assert finish.finish(engine, batch.claim_id, [*outcomes, made(plain)]) == ends
+    assert finish.finish(engine, batch.claim_id, outcomes) == {id_: ends[id_] for id_ in names}
+    [model] = rows(engine, "SELECT name, source, tenant_id FROM models")
+    assert tuple(model) == ("default/mugs", f"job:{first}", tenant_id)
+    error = job_row(engine, second).error
+    assert error["code"] == "name_taken"
+    assert "'default/mugs' by now: submit it again with another name" in error["message"]
+    check_books(engine)
+
+
+def test_two_finishes_that_register_one_name(engine: Engine, tenant_id: UUID) -> None:
+    """Of two workers that end at the same moment the first to commit has the name."""
+    submit_jobs(engine, tenant_id, 6)
+    batches = [take_some(engine, 3) for _ in range(2)]
+
+    def end(batch: Batch, step: int) -> dict[UUID, JobStatus]:
+        named = zip(ids(batch), "abc"[::step], strict=True)
+        outcomes = [trained(job_id, tenant_id, f"default/{name}") for job_id, name in named]
+        return finish.finish(engine, batch.claim_id, outcomes)
+
+    with no_errors(engine):
+        ends = together(lambda: end(batches[0], 1), lambda: end(batches[1], -1))
+    assert sorted(sorted(set(left.values())) for left in ends) == [[FAILED], [SUCCEEDED]]
     check_books(engine)
 
 

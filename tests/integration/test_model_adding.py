@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import UUID
 
 import huggingface_hub
 import pytest
@@ -64,7 +65,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_directory(services: Services, engine: Engine, add: Add, tmp_path: Path) -> None:
+def test_a_directory(
+    services: Services, tenant_id: UUID, engine: Engine, add: Add, tmp_path: Path
+) -> None:
     """What is registered is every file by its digest, and the bucket has them all."""
     write(pipeline(tmp_path) / ".gitattributes", "*.safetensors filter=lfs")
     added = add(f"dir:{tmp_path}", details={"negative_prompt": False})
@@ -84,9 +87,9 @@ def test_a_directory(services: Services, engine: Engine, add: Add, tmp_path: Pat
     assert card.details == {**found, "negative_prompt": False}
     with engine.begin() as connection:
         assert models.find(connection, "mugs") == card
-        listed = [each for each in models.list_models(connection) if each.name == "mugs"]
+        listed = [each for each in models.list_models(connection, None) if each.name == "mugs"]
     assert listed == [replace(card, manifest=None)]
-    assert keeping.check(services, "mugs") == []
+    assert keeping.check(services, tenant_id, "mugs") == []
 
 
 def hub(folder: Path) -> Path:
@@ -233,8 +236,9 @@ def test_no_weights_at_all(add: Add, tmp_path: Path) -> None:
     assert "there is no directory /nowhere" in refused(add, "dir:/nowhere")
 
 
-def test_an_interrupted_add_goes_on(
+def test_an_interrupted_add_goes_on(  # noqa: PLR0917 (fixtures)
     services: Services,
+    tenant_id: UUID,
     engine: Engine,
     add: Add,
     tmp_path: Path,
@@ -259,11 +263,11 @@ def test_an_interrupted_add_goes_on(
     room = 99
     add(source)
     assert len(sent) == len(set(sent)) > 1
-    assert keeping.check(services, "mugs") == []
+    assert keeping.check(services, tenant_id, "mugs") == []
 
 
 def test_an_object_that_was_changed(
-    services: Services, engine: Engine, add: Add, tmp_path: Path
+    services: Services, tenant_id: UUID, engine: Engine, add: Add, tmp_path: Path
 ) -> None:
     """The check finds other bytes of the same size, and what is missing; adding again mends it."""
     source = f"dir:{pipeline(tmp_path, number=3)}"
@@ -273,17 +277,17 @@ def test_an_object_that_was_changed(
     entry = card.manifest[weights]
     key = model_key(entry["sha256"])
     services.objects.put(key, bytes(entry["size"]), "binary/octet-stream")
-    assert keeping.check(services, "mugs") == [
+    assert keeping.check(services, tenant_id, "mugs") == [
         f"{weights}: {key} has the sha256 {sha256_hex(bytes(entry['size']))}"
     ]
     services.objects.put(key, b"", "binary/octet-stream")
-    assert keeping.check(services, "mugs") == [
+    assert keeping.check(services, tenant_id, "mugs") == [
         f"{weights}: {key} has 0 bytes instead of {entry['size']}"
     ]
     services.objects.delete([key])
-    assert keeping.check(services, "mugs") == [f"{weights}: the bucket has no {key}"]
+    assert keeping.check(services, tenant_id, "mugs") == [f"{weights}: the bucket has no {key}"]
     assert add(source, name="again").card.manifest == card.manifest
-    assert keeping.check(services, "mugs") == []
+    assert keeping.check(services, tenant_id, "mugs") == []
 
 
 def test_a_large_file_goes_up_in_parts(
@@ -366,6 +370,22 @@ def test_an_adapter(add: Add, tmp_path: Path) -> None:
     )
 
 
+def test_a_language_models_adapter(add: Add, tmp_path: Path) -> None:
+    """As PEFT saves it, and not without what PEFT writes beside the weights."""
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    shapes = {f"{layer}.lora_A.weight": (2, 8), f"{layer}.lora_B.weight": (8, 2)}
+    tensors(tmp_path / "adapter_model.safetensors", shapes)
+    source = f"dir:{tmp_path}"
+    assert refused(add, source, name="voice", adapter_for="debug-lm").startswith(
+        "adapter_config.json: is missing"
+    )
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "auto_mapping": None}
+    write(tmp_path / "adapter_config.json", settings)
+    card = add(source, name="voice", adapter_for="debug-lm").card
+    assert (card.kind, card.base, card.family) == ("adapter", "debug-lm", "causal_lm")
+    assert card.details["bank_refused"] == "it is for a language model"
+
+
 def test_gguf_is_for_language_models(add: Add, tmp_path: Path) -> None:
     """Where GGUF cannot be turned into what the family loads, that is said."""
     write(pipeline(tmp_path) / "model.gguf", b"GGUF\x03\0\0\0")
@@ -374,12 +394,12 @@ def test_gguf_is_for_language_models(add: Add, tmp_path: Path) -> None:
     )
 
 
-def test_a_retired_model(services: Services, add: Add, tmp_path: Path) -> None:
+def test_a_retired_model(services: Services, tenant_id: UUID, add: Add, tmp_path: Path) -> None:
     """It stays retired from the first time on, and its name is not free again."""
     source = f"dir:{pipeline(tmp_path)}"
     add(source)
-    first = keeping.retire(services, "mugs").retired_at
+    first = keeping.retire(services, tenant_id, "mugs").retired_at
     assert first
-    assert keeping.retire(services, "mugs").retired_at == first
+    assert keeping.retire(services, tenant_id, "mugs").retired_at == first
     with pytest.raises(models.DuplicateModelError):
         add(source)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.registry.adapters import MAX_BANK_RANK, examine, target_of
-from tests.model_trees import tensors
+from tests.model_trees import tensors, write
 
 Q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 KOHYA_Q = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -105,3 +105,59 @@ def test_targets() -> None:
         "time_embedding.linear_1": "time_embedding.linear_1",
     }
     assert {name: target_of(name) for name in names} == names
+
+
+LANGUAGE_LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
+LANGUAGE = {
+    f"{LANGUAGE_LAYER}.lora_A.weight": (4, 8),
+    f"{LANGUAGE_LAYER}.lora_B.weight": (8, 4),
+}
+SETTINGS: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none"}
+
+
+def language_files(folder: Path, **changes: Any) -> dict[str, Path]:
+    """A LoRA for a language model, as PEFT saves it."""
+    return {
+        "adapter_model.safetensors": tensors(folder / "adapter_model.safetensors", LANGUAGE),
+        "adapter_config.json": write(folder / "adapter_config.json", SETTINGS | changes),
+    }
+
+
+def test_a_language_models(tmp_path: Path) -> None:
+    """It is read as PEFT has written it, and shares batches with none but its like."""
+    found, problems = examine(language_files(tmp_path), "causal_lm")
+    assert not problems
+    assert found == {
+        "rank": 4,
+        "layers": 1,
+        "targets": ["self_attn.q_proj"],
+        "bank": False,
+        "bank_refused": "it is for a language model",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"peft_type": "IA3"}, "peft_type: Input should be 'LORA'"),
+        ({"r": 0}, "r: Input should be greater"),
+        ({"bias": "all"}, "bias is 'all': only plain LoRAs"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is ['lm_head']"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
+    ],
+)
+def test_what_changes_more_of_a_language_model(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """What would change the model itself, or needs more than the matrices, is refused."""
+    _, (problem,) = examine(language_files(tmp_path, **changes), "causal_lm")
+    assert problem.file == "adapter_config.json"
+    assert said in problem.message
+
+
+def test_a_language_models_without_its_settings(tmp_path: Path) -> None:
+    """How strong it is stands in no tensor."""
+    files = language_files(tmp_path)
+    del files["adapter_config.json"]
+    _, (problem,) = examine(files, "causal_lm")
+    assert "is missing: a LoRA for a language model comes as PEFT saves it" in problem.message
