@@ -23,11 +23,13 @@ READ_BYTES = 1024 * 1024
 
 MEDIA_SUFFIX = {
     "application/json": "json",
+    "application/vnd.safetensors": "safetensors",
     "audio/mpeg": "mp3",
     "audio/wav": "wav",
     "image/jpeg": "jpg",
     "image/png": "png",
     "image/webp": "webp",
+    "text/markdown; charset=utf-8": "md",
     "text/plain; charset=utf-8": "txt",
     "video/mp4": "mp4",
 }
@@ -114,6 +116,11 @@ def model_key(sha256: str) -> str:
 def claim_prefix(claim_id: UUID) -> str:
     """Below which all lies that was made under a claim."""
     return f"artifacts/{claim_id}/"
+
+
+def training_prefix(job_id: UUID) -> str:
+    """Below which all lies that a training keeps: checkpoints, samples, logs."""
+    return f"trainings/{job_id}/"
 
 
 def picture_key(tenant_id: UUID, sha256: str) -> str:

@@ -1,16 +1,16 @@
 """What is deleted when it has been kept for long enough: campaigns, jobs and their objects."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
 
-from storage import counters, orphans
+from storage import counters, job_events, orphans
 from storage.lifecycle import FINAL, JobStatus
-from storage.objects import ObjectStore
+from storage.objects import ObjectStore, training_prefix
 
 JOBS_AT_ONCE = 500
 RECIPIENTS_AT_ONCE = 5000
@@ -48,9 +48,10 @@ def purge(engine: Engine, objects: ObjectStore, age: Age) -> Iterator[Purged]:
     A campaign goes once all of its jobs ended before then; single jobs one by one. It may be
     interrupted anywhere: a campaign that has lost some of its jobs is a smaller one, whose counters
     are right, and the objects of rows that are gone are noted as orphans until they are gone too.
+    What a training has kept goes before its rows do.
 
     Raises:
-        ObjectStoreError: the objects of the last transaction are left to the sweeper.
+        ObjectStoreError: the last transaction is undone, or its objects are left to the sweeper.
     """
     for campaign_id in _campaigns(engine, age):
         yield from _purge_jobs(engine, objects, age, campaign_id)
@@ -176,6 +177,9 @@ def _purge_jobs(
             ).all()
             connection.execute(text("DELETE FROM makings WHERE job_id = ANY(:ids)"), {"ids": ids})
             connection.execute(text("DELETE FROM job_needs WHERE job_id = ANY(:ids)"), {"ids": ids})
+            # While nobody can try them again, and before the rows go that lead to the objects.
+            for job_id in job_events.delete(connection, ids):
+                _delete_all(objects, list(objects.keys(training_prefix(job_id))))
             connection.execute(text("DELETE FROM jobs WHERE id = ANY(:ids)"), {"ids": ids})
             if campaign_id:
                 statuses = Counter(JobStatus(row.status) for row in jobs)
@@ -185,10 +189,14 @@ def _purge_jobs(
         # Others may refer to the same ones. Once nobody does, nobody will: what is reused is found
         # by an artifact, which its finish holds until its own is there.
         keys = orphans.unreferenced(engine, list({row.object_key for row in artifacts}))
-        for start in range(0, len(keys), OBJECTS_AT_ONCE):
-            objects.delete(keys[start : start + OBJECTS_AT_ONCE])
+        _delete_all(objects, keys)
         orphans.forget(engine, noted)
         yield Purged(jobs=len(jobs), artifacts=len(artifacts))
+
+
+def _delete_all(objects: ObjectStore, keys: Sequence[str]) -> None:
+    for start in range(0, len(keys), OBJECTS_AT_ONCE):
+        objects.delete(keys[start : start + OBJECTS_AT_ONCE])
 
 
 def _shrink(connection: Connection, campaign_id: UUID, jobs: Counter[JobStatus]) -> None:
