@@ -23,6 +23,7 @@ class WaitReason(StrEnum):
     BACKOFF = "backoff"
     WINDOW = "window"
     NEED = "need"
+    PAUSE = "pause"
 
 
 _S = JobStatus

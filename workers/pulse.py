@@ -1,4 +1,4 @@
-"""The heartbeat of a worker process: it is up, its claims are held, and what was cancelled."""
+"""The heartbeat of a worker process: it is up, its claims are held, and which jobs are to stop."""
 
 import logging
 import threading
@@ -26,6 +26,7 @@ class Held:
         self.claim_id = claim_id
         self.lost = False
         self.cancelled: frozenset[UUID] = frozenset()
+        self.paused: frozenset[UUID] = frozenset()
 
 
 class Pulse:
@@ -114,7 +115,7 @@ class Pulse:
         self._note_clock(skew_s)
         for held in self._held:
             lease = claim.renew(self._engine, held.claim_id)
-            held.cancelled = lease.cancelled
+            held.cancelled, held.paused = lease.cancelled, lease.paused
             # Also true once the batch is finished, when nobody asks any more.
             held.lost = not lease.held
 

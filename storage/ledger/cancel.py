@@ -49,7 +49,7 @@ def cancel_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> JobStatus | Non
                 connection.execute(
                     text("UPDATE jobs SET cancel_requested = true WHERE id = :id"), {"id": job_id}
                 )
-                _tell_worker(connection, row.claim_id)
+                tell_worker(connection, row.claim_id)
                 return status
             case JobStatus.WAITING | JobStatus.QUEUED:
                 connection.execute(
@@ -70,7 +70,8 @@ def cancel_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> JobStatus | Non
                 raise WrongStateError(status)
 
 
-def _tell_worker(connection: Connection, claim_id: UUID) -> None:
+def tell_worker(connection: Connection, claim_id: UUID) -> None:
+    """Have the claim's worker look at once at what is asked of its jobs."""
     connection.execute(
         text("SELECT pg_notify(:channel, :claim)"),
         {"channel": CANCEL_CHANNEL, "claim": str(claim_id)},
@@ -110,8 +111,8 @@ def retry_job(engine: Engine, tenant_id: UUID, job_id: UUID) -> str | None:
             text(
                 """
                 UPDATE jobs SET status = 'queued', finished_at = NULL, error = NULL,
-                    claim_id = NULL, cancel_requested = false, solo = false,
-                    max_attempts = attempts + :more
+                    claim_id = NULL, cancel_requested = false, pause_requested = false,
+                    solo = false, max_attempts = attempts + :more
                 WHERE id = :id AND status IN ('failed', 'cancelled')
                 """
             ),
@@ -217,7 +218,7 @@ def _flag_running(engine: Engine, campaign_id: UUID) -> int:
             {"id": campaign_id},
         ).all()
         for claim in {row.claim_id for row in rows}:
-            _tell_worker(connection, claim)
+            tell_worker(connection, claim)
         return len(rows)
 
 

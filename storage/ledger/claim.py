@@ -15,7 +15,7 @@ from storage.ledger.backlog import CAMPAIGN_PRIORITY, Turn
 from storage.lifecycle import FINAL, JobStatus
 
 CANCEL_CHANNEL = "presswork_cancel"
-"""NOTIFY with a claim's id: one of its jobs is to be cancelled."""
+"""NOTIFY with a claim's id: one of its jobs is to be cancelled, paused, or not paused after all."""
 
 KEYS_LOOKED_AT = 8
 """How many turns a claim tries whose jobs are all being taken by others, before it gives up."""
@@ -75,10 +75,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Lease:
-    """The answer to a heartbeat: whether the claim is still ours, and which jobs to stop."""
+    """The answer to a heartbeat: whether the claim is still ours, and which jobs to stop.
+
+    Those in ``paused`` are to be given back in such a way that they can go on later.
+    """
 
     held: bool
     cancelled: frozenset[UUID]
+    paused: frozenset[UUID] = frozenset()
 
 
 def claim(
@@ -343,23 +347,23 @@ def _batch(claim_id: UUID, batch_key: str, lease_s: float, rows: Sequence[Row[An
 
 
 def renew(engine: Engine, claim_id: UUID) -> Lease:
-    """Heartbeat: extend the lease on the database's clock, and learn what was cancelled.
+    """Heartbeat: extend the lease on the database's clock, and learn what to stop.
 
     One that is just being finished, or taken, is left as it is: the heartbeat has others to renew,
     and must not wait for it.
     """
     with engine.begin() as connection:
         # First: what it may have to wait for must not use up the lease that it is about to extend.
-        cancelled = connection.execute(
+        flagged = connection.execute(
             text(
                 """
-                SELECT id FROM jobs
-                WHERE claim_id = :id AND status = 'running' AND cancel_requested
+                SELECT id, cancel_requested, pause_requested FROM jobs
+                WHERE claim_id = :id AND status = 'running'
+                  AND (cancel_requested OR pause_requested)
                 """
             ),
             {"id": claim_id},
-        ).scalars()
-        found = frozenset(cancelled)
+        ).all()
         held = connection.execute(
             text(
                 """
@@ -375,4 +379,8 @@ def renew(engine: Engine, claim_id: UUID) -> Lease:
             ),
             {"id": claim_id},
         ).scalar_one()
-        return Lease(bool(held), found)
+        return Lease(
+            bool(held),
+            cancelled=frozenset(row.id for row in flagged if row.cancel_requested),
+            paused=frozenset(row.id for row in flagged if row.pause_requested),
+        )

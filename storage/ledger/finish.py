@@ -3,16 +3,17 @@
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import OperationalError
 
-from storage import counters, orphans
+from storage import counters, models, orphans
 from storage.ledger import makings, needs
 from storage.lifecycle import FINAL, JobStatus, WaitReason
+from storage.models import ModelCard
 
 BACKOFF_FIRST_S = 5.0
 BACKOFF_MOST_S = 300.0
@@ -31,10 +32,15 @@ class NewArtifact:
 
 @dataclass(frozen=True)
 class Succeeded:
-    """The job's outputs are stored."""
+    """The job's outputs are stored.
+
+    ``registers`` is the model of the job's tenant that it has made: it is registered with the end
+    of the job, or neither is. If its name is taken by then, the job has failed instead.
+    """
 
     job_id: UUID
     artifacts: Sequence[NewArtifact]
+    registers: ModelCard | None = None
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,20 @@ class Released:
     """The worker gives the job back untouched: the attempt does not count.
 
     ``code`` and ``message`` tell who polls why it is queued again, where there is more to say
-    than that the worker was stopped.
+    than that the worker was stopped. One that is to be paused is not queued: it waits for its
+    resumption.
     """
 
     job_id: UUID
     code: str | None = None
     message: str = ""
+
+
+@dataclass(frozen=True)
+class Yielded:
+    """The job makes way, to go on later: as `Released`, but nothing is wrong with its worker."""
+
+    job_id: UUID
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ class Deferred:
     wait_s: float
 
 
-Outcome = Succeeded | Failed | Released | Reused | Deferred
+Outcome = Succeeded | Failed | Released | Yielded | Reused | Deferred
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,7 @@ class _Change:
     status: JobStatus
     attempts: int
     error: Failed | Released | None = None
-    wait_s: float | None = None
+    wait_s: float | None = None  # of one that waits; None: until it is resumed
 
 
 def finish(engine: Engine, claim_id: UUID, outcomes: Sequence[Outcome]) -> dict[UUID, JobStatus]:
@@ -112,6 +126,7 @@ def _finish(engine: Engine, claim_id: UUID, outcomes: Sequence[Outcome]) -> dict
     with engine.begin() as connection:
         held = connection.execute(_LOCK, {"claim_id": claim_id, "ids": list(by_job)}).all()
         changes = {row.id: _change(row, by_job[row.id]) for row in held}
+        _register(connection, held, by_job, changes)
         reused = _reuse(connection, claim_id, held, by_job, changes)
         locked = needs.lock(connection, [row.id for row in held if row.is_needed])
         needed = _record(connection, claim_id, changes, _artifacts(changes, by_job) + reused)
@@ -141,7 +156,7 @@ _LOCK = text(
         -- Before the jobs, as whoever takes an expired lease does, and whose it is.
         SELECT id FROM claims WHERE id = :claim_id FOR UPDATE
     )
-    SELECT jobs.id, tenant_id, attempts, max_attempts, cancel_requested,
+    SELECT jobs.id, tenant_id, attempts, max_attempts, cancel_requested, pause_requested,
            EXISTS (SELECT FROM job_needs WHERE need_id = jobs.id) AS is_needed
     FROM claim JOIN jobs ON jobs.claim_id = claim.id
     WHERE jobs.id = ANY(:ids) AND status = 'running'
@@ -155,11 +170,18 @@ def _change(job: Row[Any], outcome: Outcome) -> _Change:
     if job.cancel_requested:
         # Cancel was committed before this finish: it wins, and the output stays unreferenced.
         return _Change(JobStatus.CANCELLED, job.attempts)
+    change = _meant(job, outcome)
+    if job.pause_requested and change.status not in FINAL:
+        return replace(change, status=JobStatus.WAITING, wait_s=None)
+    return change
+
+
+def _meant(job: Row[Any], outcome: Outcome) -> _Change:
     match outcome:
         case Succeeded():
             return _Change(JobStatus.SUCCEEDED, job.attempts)
-        case Released() | Reused():
-            # The second for as long as what it refers to has not been found, see `_reuse`.
+        case Released() | Yielded() | Reused():
+            # The last for as long as what it refers to has not been found, see `_reuse`.
             says = outcome if isinstance(outcome, Released) and outcome.code else None
             return _Change(JobStatus.QUEUED, job.attempts - 1, says)
         case Deferred():
@@ -168,6 +190,29 @@ def _change(job: Row[Any], outcome: Outcome) -> _Change:
             return _Change(JobStatus.WAITING, job.attempts, outcome, backoff_s(job.attempts))
         case Failed():
             return _Change(JobStatus.FAILED, job.attempts, outcome)
+
+
+def _register(
+    connection: Connection,
+    held: Sequence[Row[Any]],
+    outcomes: Mapping[UUID, Outcome],
+    changes: dict[UUID, _Change],
+) -> None:
+    """Register what the jobs that succeed have made; those whose name is taken have failed."""
+    made = [
+        (outcome.registers, row)
+        for row in held
+        if changes[row.id].status is JobStatus.SUCCEEDED
+        and isinstance(outcome := outcomes[row.id], Succeeded)
+        and outcome.registers
+    ]
+    # In the order of their names: whoever registers the same waits, and must not hold one of ours.
+    for card, row in sorted(made, key=lambda each: each[0].name):
+        assert card.tenant_id == row.tenant_id, "what a job makes is its tenant's"
+        if not models.register(connection, card):
+            message = f"there is a model {card.name!r} by now: submit it again with another name"
+            failed = Failed(row.id, "name_taken", message, retry=False)
+            changes[row.id] = _Change(JobStatus.FAILED, row.attempts, failed)
 
 
 def backoff_s(attempts: int) -> float:
@@ -193,6 +238,7 @@ def _record(
             "before": JobStatus.RUNNING,
             "slot": counters.slot(claim_id),
             "backoff": WaitReason.BACKOFF,
+            "pause": WaitReason.PAUSE,
             "changes": json.dumps([_as_json(*change) for change in changes.items()]),
             "artifacts": json.dumps(artifacts, default=dict),
         },
@@ -297,9 +343,10 @@ _RECORD = text(
             error = CASE WHEN change.code IS NOT NULL THEN
                 jsonb_build_object('code', change.code, 'message', change.message) END,
             solo = jobs.solo OR change.solo,
-            wait_reason = CASE WHEN change.status = 'waiting' THEN :backoff END,
-            available_at = CASE WHEN change.status = 'waiting' THEN
-                clock_timestamp() + make_interval(secs => change.wait_s) END,
+            wait_reason = CASE WHEN change.status <> 'waiting' THEN NULL
+                WHEN change.wait_s IS NULL THEN :pause ELSE :backoff END,
+            available_at = CASE WHEN change.status = 'waiting' THEN coalesce(
+                clock_timestamp() + make_interval(secs => change.wait_s), 'infinity') END,
             finished_at = CASE WHEN change.status IN ('succeeded', 'failed', 'cancelled')
                 THEN clock_timestamp() END,
             -- Kept on final rows: it tells whose finish it was.

@@ -1,5 +1,6 @@
 """What waits first: looked at, not claimed."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import Engine, text
@@ -37,6 +38,28 @@ _HEADS = text(
     ORDER BY jobs.priority, jobs.batch_key, jobs.id
     """
 )
+
+
+def waits(engine: Engine, pools: Sequence[str], job_id: UUID) -> bool:
+    """Whether a job is queued in one of ``pools`` that is not less urgent than that one."""
+    with engine.begin() as connection:
+        found = connection.execute(
+            text(
+                """
+                SELECT EXISTS (
+                    SELECT FROM unnest(CAST(:pools AS text[])) AS pool
+                    JOIN LATERAL (
+                        SELECT priority FROM jobs
+                        WHERE jobs.pool = pool.pool AND status = 'queued'
+                        ORDER BY priority LIMIT 1
+                    ) AS first ON true
+                    WHERE first.priority <= (SELECT priority FROM jobs WHERE id = :id)
+                )
+                """
+            ),
+            {"pools": list(pools), "id": job_id},
+        )
+        return bool(found.scalar_one())
 
 
 def heads(engine: Engine, pool: str, *, size: int, keys: int = 8) -> list[Batch]:

@@ -229,8 +229,8 @@ FOLLOWED = ("need_failed", "need_cancelled")
 _REVIVE = text(
     f"""
     UPDATE jobs SET status = 'waiting', wait_reason = 'need', available_at = 'infinity',
-        finished_at = NULL, error = NULL, claim_id = NULL, cancel_requested = false, solo = false,
-        max_attempts = attempts + :more
+        finished_at = NULL, error = NULL, claim_id = NULL, cancel_requested = false,
+        pause_requested = false, solo = false, max_attempts = attempts + :more
     WHERE id = ANY(:ids) AND status IN ('failed', 'cancelled') AND error->>'code' = ANY(:codes)
       AND NOT EXISTS (
         SELECT FROM job_needs LEFT JOIN jobs AS need ON need.id = job_needs.need_id

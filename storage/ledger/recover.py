@@ -28,7 +28,8 @@ def recover_claim(engine: Engine, *, connected_s: float = float("inf")) -> Recov
 
     They go back to the queue marked ``solo``, so that one of them that kills its process does
     not take the others down again; to ``failed`` if that was the last attempt; to ``cancelled``
-    if that was asked for. The late worker's writes are refused from here on.
+    if that was asked for; those to be paused wait for their resumption. The late worker's writes
+    are refused from here on.
 
     While the database was away nobody could renew. So a lease is only taken once the server has
     been up, and the caller has been connected (``connected_s`` seconds), for the lease's length;
@@ -63,6 +64,7 @@ def _take_back(connection: Connection, claim_id: UUID) -> int:
             WITH held AS (
                 SELECT id, CASE WHEN cancel_requested THEN 'cancelled'
                                 WHEN attempts >= max_attempts THEN 'failed'
+                                WHEN pause_requested THEN 'waiting'
                                 ELSE 'queued' END AS next
                 FROM jobs WHERE claim_id = :claim_id AND status = 'running'
                 ORDER BY id FOR UPDATE
@@ -71,7 +73,11 @@ def _take_back(connection: Connection, claim_id: UUID) -> int:
                 status = next,
                 solo = true,
                 claim_id = NULL,
-                finished_at = CASE WHEN next <> 'queued' THEN clock_timestamp() END,
+                wait_reason = CASE WHEN next = 'waiting' THEN 'pause' END,
+                available_at = CASE WHEN next = 'waiting' THEN
+                    CAST('infinity' AS timestamptz) END,
+                finished_at = CASE WHEN next IN ('cancelled', 'failed')
+                    THEN clock_timestamp() END,
                 error = CASE WHEN next = 'failed' THEN jsonb_build_object(
                     'code', 'lease_expired',
                     'message', 'the worker stopped answering during the last attempt') END

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from storage.ledger.claim import Batch
 from storage.ledger.finish import Failed, NewArtifact, Outcome, Released, Succeeded
 from storage.ledger.submit import NewCampaign, NewCreative, NewJob
 from storage.lifecycle import FINAL, JobStatus
+from storage.models import ModelCard
 from storage.tables import Job
 from workers.turns import Turns
 
@@ -29,7 +30,7 @@ LIMIT_S = 30.0
 """How long a test waits for another thread before it has failed."""
 
 _COLUMNS = [column.name for column in Job.__table__.columns if column.name != "available_at"]
-# Of a job that waits for a need it is beyond what Python knows.
+# Of a job that waits for a need, or is paused, it is beyond what Python knows.
 _TIME = "nullif(available_at, 'infinity') AS available_at"
 JOBS = f"SELECT {', '.join(_COLUMNS)}, {_TIME} FROM jobs"  # noqa: S608 (our own words)
 """All that SQL knows about jobs."""
@@ -138,6 +139,12 @@ def made(job_id: UUID, by: str = "x", outputs: int = 1) -> Succeeded:
     )
 
 
+def trained(job_id: UUID, tenant_id: UUID, name: str, by: str = "x") -> Succeeded:
+    """A success that has made a model of the tenant's, with two outputs beside it."""
+    card = ModelCard(name, "diffusion", "image", f"job:{job_id}", "MIT", tenant_id=tenant_id)
+    return replace(made(job_id, by, outputs=2), registers=card)
+
+
 def broken(job_id: UUID, *, retry: bool) -> Failed:
     """A failure."""
     return Failed(job_id, "broken", "it broke", retry)
@@ -171,7 +178,7 @@ def let_wait_end(engine: Engine) -> None:
     execute(
         engine,
         "UPDATE jobs SET available_at = clock_timestamp()"
-        " WHERE status = 'waiting' AND wait_reason <> 'need'",
+        " WHERE status = 'waiting' AND wait_reason NOT IN ('need', 'pause')",
     )
 
 

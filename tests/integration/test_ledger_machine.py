@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection, Engine
 
 from storage import tenants
-from storage.ledger import cancel, claim, fanout, finish, recover, submit, windows
+from storage.ledger import cancel, claim, fanout, finish, pause, recover, submit, windows
 from storage.ledger.cancel import RETRY_ATTEMPTS, WrongStateError
 from storage.ledger.claim import Batch
 from storage.ledger.finish import Deferred, Outcome, Released, Reused
@@ -44,6 +44,7 @@ from tests.integration.ledger_cases import (
     recipient_rows,
     rows,
     take,
+    trained,
 )
 
 QUEUED, RUNNING, WAITING = JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.WAITING
@@ -55,6 +56,7 @@ ANY = st.integers(0, 99)
 ENDS = st.sampled_from(
     [
         "succeeded",
+        "trained",
         "reused",
         "retryable",
         "retryable",
@@ -69,7 +71,8 @@ STEPS_S = st.sampled_from([-3600, 3600])
 WAIT_S = 1000.0
 """How long a backoff or a closed window takes here: far from 0 after any number of clock steps, as
 leases are."""
-FOR_A_NEED = float("inf")
+FOR_EVER = float("inf")
+"""For a need, or for somebody to resume it."""
 BAD = FINAL - {SUCCEEDED}
 
 T = TypeVar("T")
@@ -93,6 +96,7 @@ class ModelJob:
     max_attempts: int = 3
     solo: bool = False
     flagged: bool = False
+    paused: bool = False
     claim_id: UUID | None = None
     wait_s: float = 0.0
     needs: frozenset[UUID] = frozenset()
@@ -102,7 +106,7 @@ class ModelJob:
         """What its holder's finish makes of it."""
         if self.flagged:
             self.status = CANCELLED
-        elif how == "succeeded":
+        elif how in {"succeeded", "trained"}:
             self.status = SUCCEEDED
         elif how == "released":
             self.status = QUEUED
@@ -118,6 +122,7 @@ class ModelJob:
             self.status = FAILED
         if self.status not in FINAL:
             self.claim_id = None
+            self.stay_paused()
 
     def lose(self) -> None:
         """What the end of its lease makes of it."""
@@ -127,6 +132,13 @@ class ModelJob:
             self.status = QUEUED if self.attempts < self.max_attempts else FAILED
         self.solo = True
         self.claim_id = None
+        self.stay_paused()
+
+    def stay_paused(self) -> None:
+        """One that is to be paused is not tried again before somebody resumes it."""
+        if self.paused and self.status not in FINAL:
+            self.status = WAITING
+            self.wait_s = FOR_EVER
 
 
 class CrashError(Exception):
@@ -144,19 +156,6 @@ def commit_and_die(connection: Connection) -> None:
     raise CrashError
 
 
-def outcome(how: str, job_id: UUID, claim_id: UUID) -> Outcome:
-    """The end of a job as its worker reports it."""
-    match how:
-        case "succeeded":
-            return made(job_id, by=str(claim_id), outputs=2)
-        case "released":
-            return Released(job_id)
-        case "deferred":
-            return Deferred(job_id, WAIT_S)
-        case _:
-            return broken(job_id, retry=how == "retryable")
-
-
 class LedgerMachine(RuleBasedStateMachine):
     """Drives the ledger's public functions, and the model beside them."""
 
@@ -168,7 +167,8 @@ class LedgerMachine(RuleBasedStateMachine):
         execute(
             self.engine,
             "TRUNCATE tenants, campaigns, creatives, recipients, claims, jobs, job_needs,"
-            " artifacts, campaign_counters, api_keys, datasets, schedules, schedule_runs",
+            " job_events, artifacts, campaign_counters, api_keys, datasets, schedules,"
+            " schedule_runs, models, training_speeds",
         )
         with self.engine.begin() as connection:
             self.tenant_id = tenants.ensure(connection, "machine")
@@ -180,7 +180,29 @@ class LedgerMachine(RuleBasedStateMachine):
         self.batches: list[Batch] = []  # of the dead as well: those are the zombies
         self.lease_s: dict[UUID, float] = {}
         self.artifacts: set[tuple[UUID, UUID]] = set()
+        self.models: dict[str, UUID] = {}  # by name, the job that made it
         self.seen: dict[UUID, JobStatus] = {}
+
+    def model_of(self, job_id: UUID) -> str:
+        """What the job calls the model that it makes: now and then as another one does."""
+        return f"machine/{list(self.jobs).index(job_id) % 8}"
+
+    def outcome(self, how: str, job_id: UUID, batch: Batch, source: UUID) -> Outcome:
+        """The end of a job as its worker reports it; what is reused is the ``source``'s."""
+        match how:
+            case "succeeded":
+                return made(job_id, by=str(batch.claim_id), outputs=2)
+            case "trained":
+                name = self.model_of(job_id)
+                return trained(job_id, self.tenant_id, name, by=str(batch.claim_id))
+            case "reused":
+                return Reused(job_id, source)
+            case "released":
+                return Released(job_id)
+            case "deferred":
+                return Deferred(job_id, WAIT_S)
+            case _:
+                return broken(job_id, retry=how == "retryable")
 
     def held_by(self, claim_id: UUID) -> list[ModelJob]:
         """The jobs that run under a claim."""
@@ -208,7 +230,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def follow(self) -> None:
         """What waits for jobs that have ended goes the same way."""
         for job in sorted(self.in_status(WAITING), key=lambda job: job.id):
-            if job.wait_s < FOR_A_NEED:
+            if job.wait_s < FOR_EVER or job.paused:
                 continue
             ends = {self.jobs[need].status for need in job.needs}
             if ends & BAD:
@@ -221,9 +243,9 @@ class LedgerMachine(RuleBasedStateMachine):
         """What ended with a job that is tried again waits for it."""
         for job in sorted(self.in_status(FAILED, CANCELLED), key=lambda job: job.id):
             if job.followed and not {self.jobs[need].status for need in job.needs} & BAD:
-                job.status, job.followed, job.wait_s = WAITING, False, FOR_A_NEED
+                job.status, job.followed, job.wait_s = WAITING, False, FOR_EVER
                 job.max_attempts = job.attempts + RETRY_ATTEMPTS
-                job.flagged = job.solo = False
+                job.flagged = job.paused = job.solo = False
                 job.claim_id = None
 
     @initialize(lengths=st.lists(st.integers(1, 3), min_size=3, max_size=3), key=KEYS)
@@ -247,7 +269,7 @@ class LedgerMachine(RuleBasedStateMachine):
         job_id = submit.submit_job(self.engine, job)
         model = ModelJob(job_id, None, key, priority, needs=frozenset(needs))
         if set(needs.values()) - {SUCCEEDED}:
-            model.status, model.wait_s = WAITING, FOR_A_NEED
+            model.status, model.wait_s = WAITING, FOR_EVER
         self.jobs[job_id] = model
 
     @rule(recipients=st.integers(1, 3), keys=st.lists(KEYS, min_size=1, max_size=2))
@@ -342,23 +364,24 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = {}
         source = pick(list(self.jobs), number)
         # What refers to another comes last: that one may be a mate.
-        for job_id, how in sorted(named.items(), key=lambda each: each[1] == "reused"):
+        for job_id, how in sorted(named.items(), key=lambda each: (each[1] == "reused", each[0])):
             job = self.jobs[job_id]
             if job.claim_id != batch.claim_id:
                 continue
             if job.status is RUNNING:
-                maker = batch.claim_id if how == "succeeded" else makers.get(source)
-                job.end(how if how != "reused" else "succeeded" if maker else "released")
+                maker = makers.get(source) if how == "reused" else batch.claim_id
+                end = how if how != "reused" else "succeeded" if maker else "released"
+                if how == "trained" and not job.flagged:
+                    first = self.models.setdefault(self.model_of(job_id), job_id)
+                    end = how if first == job_id else "hopeless"
+                job.end(end)
                 if job.status is SUCCEEDED and maker:
                     self.artifacts.add((job_id, maker))
-                    if how == "succeeded":
+                    if how != "reused":
                         makers[job_id] = maker
             expected[job_id] = job.status
         self.follow()
-        outcomes = [
-            Reused(job_id, source) if how == "reused" else outcome(how, job_id, batch.claim_id)
-            for job_id, how in named.items()
-        ]
+        outcomes = [self.outcome(how, job_id, batch, source) for job_id, how in named.items()]
         if dies:
             with pytest.raises(CrashError), at_commit(self.engine, commit_and_die):
                 finish.finish(self.engine, batch.claim_id, outcomes)
@@ -368,7 +391,7 @@ class LedgerMachine(RuleBasedStateMachine):
         execute(
             self.engine,
             "UPDATE jobs SET available_at = clock_timestamp() + make_interval(secs => :s)"
-            " WHERE id = ANY(:ids) AND status = 'waiting'",
+            " WHERE id = ANY(:ids) AND wait_reason = 'backoff'",
             s=WAIT_S,
             ids=[job_id for job_id, status in expected.items() if status is WAITING],
         )
@@ -415,7 +438,9 @@ class LedgerMachine(RuleBasedStateMachine):
         ]
         if self.batches:
             batch = self.some_batch(number)
-            outcomes = [made(job_id, by="nobody") for job_id in ids(batch)]
+            outcomes = [
+                trained(job_id, self.tenant_id, f"machine/{job_id}") for job_id in ids(batch)
+            ]
             calls.append(lambda: finish.finish(self.engine, batch.claim_id, outcomes))
         if self.in_status(*CANCELLABLE):
             job = pick(self.in_status(*CANCELLABLE), number)
@@ -433,7 +458,8 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         held = self.held_by(claim_id)
         flagged = frozenset(job.id for job in held if job.flagged)
-        assert claim.renew(self.engine, claim_id) == claim.Lease(bool(held), flagged)
+        paused = frozenset(job.id for job in held if job.paused)
+        assert claim.renew(self.engine, claim_id) == claim.Lease(bool(held), flagged, paused)
         self.lease_s[claim_id] = LEASE_S
 
     @precondition(lambda self: self.in_status(RUNNING))
@@ -496,7 +522,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """The time of all waiting jobs comes."""
         let_wait_end(self.engine)
         for job in self.in_status(WAITING):
-            if job.wait_s < FOR_A_NEED:
+            if job.wait_s < FOR_EVER:
                 job.wait_s = -1
 
     @precondition(lambda self: self.jobs)
@@ -517,6 +543,37 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.jobs)
     @rule(number=ANY)
+    def pause_job(self, number: int) -> None:
+        """Somebody pauses a job."""
+        job = pick(list(self.jobs.values()), number)
+        needy = job.status is WAITING and job.wait_s == FOR_EVER and not job.paused
+        if job.campaign_id or job.status in FINAL or needy:
+            with pytest.raises(WrongStateError):
+                pause.pause_job(self.engine, self.tenant_id, job.id)
+            return
+        job.paused = True
+        if job.status is not RUNNING:
+            job.stay_paused()
+        assert pause.pause_job(self.engine, self.tenant_id, job.id) is job.status
+
+    @precondition(lambda self: self.jobs)
+    @rule(number=ANY)
+    def resume_job(self, number: int) -> None:
+        """Somebody resumes a job, most often one that is paused."""
+        jobs = list(self.jobs.values())
+        paused = [job for job in jobs if job.paused and job.status not in FINAL]
+        job = pick(paused if paused and number % 4 else jobs, number)
+        if job not in paused:
+            with pytest.raises(WrongStateError):
+                pause.resume_job(self.engine, self.tenant_id, job.id)
+            return
+        assert pause.resume_job(self.engine, self.tenant_id, job.id) == "default"
+        job.paused = False
+        if job.status is WAITING:
+            job.status = QUEUED
+
+    @precondition(lambda self: self.jobs)
+    @rule(number=ANY)
     def retry_job(self, number: int) -> None:
         """Somebody asks for a job again, often for one that has taken others along."""
         fatal = {need for job in self.jobs.values() if job.followed for need in job.needs}
@@ -531,7 +588,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert cancel.retry_job(self.engine, self.tenant_id, job.id) == "default"
         job.status = QUEUED
         job.max_attempts = job.attempts + RETRY_ATTEMPTS
-        job.flagged = job.solo = job.followed = False
+        job.flagged = job.paused = job.solo = job.followed = False
         job.claim_id = None
         self.revive()
 
@@ -605,7 +662,8 @@ class LedgerMachine(RuleBasedStateMachine):
             assert (row.attempts, row.max_attempts) == (job.attempts, job.max_attempts)
             assert (row.solo, row.claim_id) == (job.solo, job.claim_id)
             if job.status is RUNNING:
-                assert row.cancel_requested == job.flagged
+                assert (row.cancel_requested, row.pause_requested) == (job.flagged, job.paused)
+            assert (row.wait_reason == "pause") == (job.status is WAITING and job.paused)
             self.seen[job.id] = job.status
 
     @invariant()
@@ -614,6 +672,14 @@ class LedgerMachine(RuleBasedStateMachine):
         found = rows(self.engine, "SELECT job_id, claim_id FROM artifacts")
         assert {tuple(row) for row in found} == self.artifacts
         assert len(found) == 2 * len(self.artifacts)
+
+    @invariant()
+    def every_model_is_there_with_its_job(self) -> None:
+        """Only the first success of a name has registered its model."""
+        found = rows(self.engine, "SELECT name, source FROM models")
+        assert {row.name: row.source for row in found} == {
+            name: f"job:{job_id}" for name, job_id in self.models.items()
+        }
 
     @invariant()
     def the_books_are_right(self) -> None:

@@ -5,14 +5,14 @@ from uuid import UUID
 
 from sqlalchemy import Engine, text
 
-from storage.ledger import cancel, claim
+from storage.ledger import cancel, claim, pause
 from tests.integration.ledger_cases import ids, submit_jobs, take_some, value
 from tests.waiting import until
 from workers.pulse import Pulse
 
 
 def test_several_claims_at_once(engine: Engine, tenant_id: UUID) -> None:
-    """Each is renewed at every beat and hears of its own cancelled jobs, until it is dropped."""
+    """Each is renewed at every beat and hears what is to stop of it, until it is dropped."""
     submit_jobs(engine, tenant_id, 2, "a")
     submit_jobs(engine, tenant_id, 2, "b")
     one, other = take_some(engine, prefer="a"), take_some(engine, prefer="b")
@@ -35,7 +35,11 @@ def test_several_claims_at_once(engine: Engine, tenant_id: UUID) -> None:
         wait_for_a_beat()
         cancel.cancel_job(engine, tenant_id, ids(other)[1])
         until(lambda: held_other.cancelled == {ids(other)[1]}, what="the cancelled job")
-        assert held_one.cancelled == frozenset()
+        pause.pause_job(engine, tenant_id, ids(other)[0])
+        until(lambda: held_other.paused == {ids(other)[0]}, what="the job to be paused")
+        assert held_one.cancelled == held_one.paused == frozenset()
+        pause.resume_job(engine, tenant_id, ids(other)[0])
+        until(lambda: not held_other.paused, what="the job that goes on")
         pulse.drop(held_one)
         wait_for_a_beat()  # which was perhaps under way already
         last = lease(one.claim_id)
