@@ -17,6 +17,9 @@ from storage.objects import ObjectStore
 
 DEFAULT_DATA = Path(".presswork")
 
+TRACKERS = ("wandb", "trackio", "mlflow")
+"""Where numbers of trainings may go beside our own; each needs the extra of that name."""
+
 
 class NotConfiguredError(Exception):
     """No services are known: none in the environment, and no local stack is running."""
@@ -60,6 +63,15 @@ class Settings(BaseSettings):
     """How often an idle worker looks at SQL without having been woken."""
     slice_s: Annotated[float, Field(ge=0)] = 30
     """How long a worker stays on one batch key while others wait."""
+    training_slice_s: Annotated[float, Field(ge=0)] = 600
+    """How long a training goes on while others wait; it ends its turn with a checkpoint."""
+    # What a training may have where its tenant has no caps of its own.
+    train_max_steps: Annotated[int, Field(ge=0)] = 200_000
+    """Twice what the longest preset asks for."""
+    train_max_hours: Annotated[float, Field(ge=0)] = 48
+    """In sum over its attempts."""
+    train_max_pictures: Annotated[int, Field(ge=0)] = 10_000
+    """As many as a dataset can have: workers hold them all in memory."""
     sweep_s: Annotated[float, Field(gt=0)] = 2
     batch_size: Annotated[int, Field(ge=1, le=256)] = 64
     """The most jobs of a claim, and of a call; how many are best is measured."""
@@ -73,6 +85,8 @@ class Settings(BaseSettings):
     """Signs compiled code in the bucket. Without one none is kept there, nor taken from there."""
     link_s: Annotated[int, Field(ge=1, le=7 * 86400)] = 600
     """How long a presigned link to an artifact is good for."""
+    trackers: str = ""
+    """To which of `TRACKERS` the numbers of trainings go as well, with commas between them."""
 
     @field_validator("database_url")
     @classmethod
@@ -83,22 +97,45 @@ class Settings(BaseSettings):
             raise ValueError("is no URL of the form postgresql://USER:PASSWORD@HOST/NAME") from None
         return url
 
+    @field_validator("trackers")
+    @classmethod
+    def _check_trackers(cls, names: str) -> str:
+        if unknown := sorted(set(_listed(names)) - set(TRACKERS)):
+            raise ValueError(f"{', '.join(unknown)}: unknown; there are {', '.join(TRACKERS)}")
+        return names
+
     @property
     def pools(self) -> tuple[str, ...]:
         """The pools of `pool`, each once."""
-        return tuple(dict.fromkeys(name.strip() for name in self.pool.split(",")))
+        return _listed(self.pool)
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The names of `trackers`, each once."""
+        return _listed(self.trackers)
 
     def compiles_on(self, device: str) -> bool:
         """Whether a worker on a device of this type, such as ``cpu``, compiles models."""
         return self.compile == "on" or (self.compile == "auto" and device != "cpu")
 
-    def engine(self, application: str, *, pool_size: int = 5, keep_plans: bool = False) -> Engine:
+    def engine(
+        self,
+        application: str,
+        *,
+        pool_size: int = 5,
+        keep_plans: bool = False,
+        idle_s: int | None = None,
+    ) -> Engine:
         """A new engine for the database; see `storage.database.connect`."""
         url = self.database_url
         if url.startswith("postgresql://"):
             url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         return database.connect(
-            url, application=application, pool_size=pool_size, keep_plans=keep_plans
+            url,
+            application=application,
+            pool_size=pool_size,
+            keep_plans=keep_plans,
+            idle_s=idle_s,
         )
 
     def objects(self) -> ObjectStore:
@@ -109,6 +146,11 @@ class Settings(BaseSettings):
             access_key_id=self.s3_access_key_id,
             secret_access_key=self.s3_secret_access_key,
         )
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    """The names between commas, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
 
 
 SERVICES: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -24,6 +24,9 @@ from jobs.kinds import KINDS
 from jobs.problems import BadInputError, ConflictError, Problem, from_validation, nearest
 from jobs.registry.choice import USE_SAYS, Use, adapters_of, choose
 from jobs.services import Services
+from jobs.trainings import submitting
+from jobs.trainings.requests import TRAININGS
+from jobs.trainings.submitting import Checked
 from storage import models
 from storage.ledger import submit
 from storage.ledger.submit import (
@@ -79,8 +82,10 @@ def submit_job(
         BadInputError: nothing was created.
         ConflictError: the idempotency key was used for something else.
     """
+    if submission.kind in TRAININGS:
+        return _submit_training(services, tenant_id, submission, idempotency_key)
     if submission.kind not in KINDS:
-        hint = nearest(submission.kind, list(KINDS))
+        hint = nearest(submission.kind, [*KINDS, *TRAININGS])
         raise BadInputError(Problem(f"unknown kind {submission.kind!r}; {hint}", field="kind"))
     kind = KINDS[submission.kind]
     try:
@@ -88,7 +93,7 @@ def submit_job(
     except ValidationError as error:
         raise BadInputError(*_within_request(from_validation(error, kind.Request))) from error
     with services.engine.begin() as connection:
-        cards = {card.name: card for card in models.list_models(connection)}
+        cards = {card.name: card for card in models.list_models(connection, tenant_id)}
     try:
         card = choose(cards, request.model, request.uses, submission.use)
         resolved = inputs.checked(services, tenant_id, kind, kind.resolve(request, card))
@@ -115,6 +120,50 @@ def submit_job(
         raise ConflictError("the Idempotency-Key was used for a different job") from error
     services.wake_ups.send(card.pool)
     return job_id
+
+
+def check_training(
+    services: Services,
+    tenant_id: UUID,
+    submission: JobSubmission,
+    *,
+    idempotency_key: str | None = None,
+    takes_name: bool = True,
+) -> Checked:
+    """What a training takes, and that it may be submitted; nothing is.
+
+    The keywords are those of `jobs.trainings.submitting.check`.
+
+    Raises:
+        BadInputError: it may not, or is no training.
+    """
+    if submission.kind not in TRAININGS:
+        message = f"{submission.kind!r} is no training; {nearest(submission.kind, [*TRAININGS])}"
+        raise BadInputError(Problem(message, field="kind"))
+    try:
+        return submitting.check(
+            services,
+            tenant_id,
+            submission.kind,
+            submission.request,
+            submission.use,
+            idempotency_key=idempotency_key,
+            takes_name=takes_name,
+        )
+    except BadInputError as error:
+        raise BadInputError(*_within_request(error.problems)) from error
+
+
+def _submit_training(
+    services: Services, tenant_id: UUID, submission: JobSubmission, idempotency_key: str | None
+) -> UUID:
+    return submitting.submit(
+        services,
+        tenant_id,
+        check_training(services, tenant_id, submission, idempotency_key=idempotency_key),
+        priority=submission.priority,
+        idempotency_key=idempotency_key,
+    )
 
 
 def _within_request(problems: Iterable[Problem]) -> list[Problem]:
@@ -147,7 +196,7 @@ def submit_campaign(
                 services, tenant_id, spec, found, idempotency_key=idempotency_key
             )
     with services.engine.begin() as connection:
-        compiled = _compiled(connection, spec)
+        compiled = _compiled(connection, tenant_id, spec)
     campaign = _new_campaign(tenant_id, spec, compiled)
     if idempotency_key:
         campaign = replace(
@@ -182,7 +231,7 @@ def store_campaign(
     Raises:
         BadInputError: what is wrong.
     """
-    compiled = _checked_inputs(services, tenant_id, spec, _compiled(connection, spec))
+    compiled = _checked_inputs(services, tenant_id, spec, _compiled(connection, tenant_id, spec))
     campaign = replace(_new_campaign(tenant_id, spec, compiled), window=window)
     with _explained(spec, file):
         return submit.store_campaign(
@@ -190,13 +239,13 @@ def store_campaign(
         )
 
 
-def check_campaign(connection: Connection, spec: CampaignSpec) -> None:
+def check_campaign(connection: Connection, tenant_id: UUID, spec: CampaignSpec) -> None:
     """Check all of a campaign but what lies in the bucket; nothing is stored.
 
     Raises:
         BadInputError: what is wrong.
     """
-    compiled = _compiled(connection, spec)
+    compiled = _compiled(connection, tenant_id, spec)
     if spec.recipients.bucket is not None:
         return
     lines: dict[str, list[int]] = {}
@@ -208,8 +257,10 @@ def check_campaign(connection: Connection, spec: CampaignSpec) -> None:
         raise BadInputError(*_duplicates(doubles, None, spec.recipients.id))
 
 
-def _compiled(connection: Connection, spec: CampaignSpec) -> list[CompiledCreative]:
-    cards = {card.name: card for card in models.list_models(connection)}
+def _compiled(
+    connection: Connection, tenant_id: UUID, spec: CampaignSpec
+) -> list[CompiledCreative]:
+    cards = {card.name: card for card in models.list_models(connection, tenant_id)}
     return creatives.compile_campaign(spec, cards)
 
 

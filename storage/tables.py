@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     ForeignKey,
+    Identity,
     Index,
     SmallInteger,
     UniqueConstraint,
@@ -39,6 +40,10 @@ class Tenant(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=now)
+    # What a training may have at most; None: as the deployment's settings say.
+    train_max_steps: Mapped[int | None]
+    train_max_hours: Mapped[float | None]
+    train_max_pictures: Mapped[int | None]
 
 
 class ApiKey(Base):
@@ -59,6 +64,10 @@ class Model(Base):
     """A registered model: `storage.models.ModelCard` as a row."""
 
     __tablename__ = "models"
+    __table_args__ = (
+        # Everybody's models have names without one: nobody takes another's.
+        CheckConstraint("tenant_id IS NULL OR strpos(name, '/') > 0", name="own_name"),
+    )
 
     name: Mapped[str] = mapped_column(primary_key=True)
     family: Mapped[str]
@@ -79,6 +88,7 @@ class Model(Base):
     commercial: Mapped[bool] = mapped_column(server_default=text("false"))
     attribution: Mapped[str | None]
     licence_until: Mapped[date | None]
+    tenant_id: Mapped[UUID | None] = mapped_column(ForeignKey("tenants.id"), index=True)
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     retired_at: Mapped[datetime | None]
 
@@ -249,6 +259,13 @@ class Job(Base):
         Index("ix_jobs_claim_id", "claim_id", postgresql_where=text("status = 'running'")),
         Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
         Index("ix_jobs_campaign_id_id", "campaign_id", "id"),
+        # Few among millions, and those of a tenant are looked at for each one that comes.
+        Index(
+            "ix_jobs_trainings",
+            "tenant_id",
+            "id",
+            postgresql_where=text("kind IN ('finetune', 'train')"),
+        ),
         {
             # A job's row changes twice and never in place: its old versions, and the entries at the
             # head of the queue, are to be cleared long before they are a fifth of the table.
@@ -278,6 +295,7 @@ class Job(Base):
     max_attempts: Mapped[int] = mapped_column(SmallInteger, server_default=text("3"))
     solo: Mapped[bool] = mapped_column(server_default=text("false"))
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    pause_requested: Mapped[bool] = mapped_column(server_default=text("false"))
     error: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=now)
     finished_at: Mapped[datetime | None]
@@ -320,6 +338,23 @@ class Artifact(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     facts: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=now)
+
+
+class JobEvent(Base):
+    """What a job that runs for long has told of its course, as `jobs.events` says.
+
+    No foreign keys, as in `Recipient`.
+    """
+
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    job_id: Mapped[UUID]
+    claim_id: Mapped[UUID]
+    at: Mapped[datetime]
+    name: Mapped[str]
+    data: Mapped[dict[str, Any]]
 
 
 class Making(Base):
@@ -404,6 +439,20 @@ class BatchSize(Base):
     peak_bytes: Mapped[int | None] = mapped_column(BigInteger)
     torch: Mapped[str | None]
     measured_at: Mapped[datetime | None]
+
+
+class TrainingSpeed(Base):
+    """How fast a part of a training was on a sort of device: `storage.training_speeds.Speed`."""
+
+    __tablename__ = "training_speeds"
+
+    device: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    sort: Mapped[str] = mapped_column(index=True)
+    work: Mapped[float]
+    says: Mapped[str]
+    steps_per_s: Mapped[float]
+    measured_at: Mapped[datetime] = mapped_column(server_default=now)
 
 
 class Schedule(Base):

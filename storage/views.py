@@ -32,7 +32,8 @@ class ArtifactView:
 class JobView:
     """A job as its owner sees it. ``recipient`` and ``creative`` are None outside campaigns.
 
-    ``needs`` are the jobs whose outputs it starts from.
+    ``needs`` are the jobs whose outputs it starts from. ``pause_requested``: unless it has
+    ended, it waits to be resumed, or will do so once it does not run any more.
     """
 
     id: UUID
@@ -50,6 +51,7 @@ class JobView:
     finished_at: datetime | None
     artifacts: tuple[ArtifactView, ...]
     needs: tuple[UUID, ...] = ()
+    pause_requested: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class CampaignView:
 _JOBS = """
     SELECT jobs.id, jobs.kind, jobs.status, jobs.campaign_id, creatives.name AS creative,
            recipients.key AS recipient, jobs.priority, jobs.attempts, jobs.cancel_requested,
-           jobs.wait_reason, jobs.error, jobs.created_at, jobs.finished_at,
+           jobs.pause_requested, jobs.wait_reason, jobs.error, jobs.created_at, jobs.finished_at,
            ARRAY(SELECT need_id FROM job_needs WHERE job_id = jobs.id ORDER BY need_id) AS needs
     FROM jobs
     LEFT JOIN creatives ON creatives.id = jobs.creative_id

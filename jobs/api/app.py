@@ -10,11 +10,13 @@ from jobs.api import (
     artifacts,
     campaigns,
     datasets,
+    events,
     files,
     jobs,
     models,
     pictures,
     schedules,
+    trainings,
     workers,
 )
 from jobs.api.problems import add_handlers
@@ -48,10 +50,12 @@ def make_app(settings: Settings) -> FastAPI:
         campaigns.router,
         artifacts.router,
         datasets.router,
+        events.router,
         files.router,
         models.router,
         pictures.router,
         schedules.router,
+        trainings.router,
         workers.router,
     ):
         app.include_router(router)

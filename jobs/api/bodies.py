@@ -41,6 +41,7 @@ class Job(BaseModel):
     priority: int
     attempts: int
     cancel_requested: bool
+    pause_requested: bool
     wait_reason: str | None
     error: dict[str, Any] | None
     created_at: datetime
@@ -210,8 +211,10 @@ class Picture(BaseModel):
 class Kind(BaseModel):
     """A kind of job: ``example`` works as the body of ``POST /v1/jobs`` as it stands.
 
-    ``makes`` is picture, sound, video or text. ``inputs`` are the fields that name a file, and
-    what it must be; ``templates`` those that a campaign may write as Liquid templates.
+    ``makes`` is picture, sound, video or text; adapter or model for trainings, which have no
+    default model, and whose examples name a dataset and a model that may be called otherwise.
+    ``inputs`` are the fields that name a file, and what it must be; ``templates`` those that a
+    campaign may write as Liquid templates.
     """
 
     name: str
@@ -219,7 +222,7 @@ class Kind(BaseModel):
     makes: str
     inputs: dict[str, str]
     templates: list[str]
-    default_model: str
+    default_model: str | None
     models: list[str]
     schema_: dict[str, Any]
     example: dict[str, Any]

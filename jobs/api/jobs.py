@@ -26,7 +26,7 @@ IdempotencyKey = Annotated[
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-_BODY = {
+SUBMISSION = {
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": JobSubmission.model_json_schema()}},
@@ -35,13 +35,14 @@ _BODY = {
 
 
 # It asks for the tenant, so that no body is read for nobody.
-async def _submission(request: Request, _: TenantId) -> JobSubmission:
+async def submission_of(request: Request, _: TenantId) -> JobSubmission:
+    """The job in the body of a request."""
     return submissions.parse_job(await json_text(request), "body")
 
 
-@router.post("/jobs", status_code=202, openapi_extra=_BODY)
+@router.post("/jobs", status_code=202, openapi_extra=SUBMISSION)
 def submit(
-    submission: Annotated[JobSubmission, Depends(_submission)],
+    submission: Annotated[JobSubmission, Depends(submission_of)],
     tenant_id: TenantId,
     services: Opened,
     idempotency_key: IdempotencyKey = None,
@@ -83,6 +84,20 @@ def cancel(job_id: UUID, tenant_id: TenantId, services: Opened) -> Job:
     return Job.of(requests.job(services, tenant_id, job_id))
 
 
+@router.post("/jobs/{job_id}/pause")
+def pause(job_id: UUID, tenant_id: TenantId, services: Opened) -> Job:
+    """Pause a single job; a running training stops at its next step, anything else just ends."""
+    requests.pause_job(services, tenant_id, job_id)
+    return Job.of(requests.job(services, tenant_id, job_id))
+
+
+@router.post("/jobs/{job_id}/resume", status_code=202)
+def resume(job_id: UUID, tenant_id: TenantId, services: Opened) -> Job:
+    """Queue a paused job again; a training goes on from where it stopped."""
+    requests.resume_job(services, tenant_id, job_id)
+    return Job.of(requests.job(services, tenant_id, job_id))
+
+
 @router.post("/jobs/{job_id}/retry", status_code=202)
 def retry(job_id: UUID, tenant_id: TenantId, services: Opened) -> Job:
     """Queue a failed or cancelled job again; what ended because of it waits for it once more."""
@@ -91,6 +106,6 @@ def retry(job_id: UUID, tenant_id: TenantId, services: Opened) -> Job:
 
 
 @router.get("/kinds")
-def kinds(_: TenantId, services: Opened) -> list[Kind]:
-    """What can be made, with a request that works as it stands."""
-    return [Kind.model_validate(kind) for kind in requests.kinds(services)]
+def kinds(tenant_id: TenantId, services: Opened) -> list[Kind]:
+    """What can be made, with a request that works as it stands; trainings come last."""
+    return [Kind.model_validate(kind) for kind in requests.kinds(services, tenant_id)]

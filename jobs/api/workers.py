@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from jobs.api.access import Admin, Opened
 from jobs.doctor import WORKER_SEEN_S
-from storage import workers
+from storage import models, workers
 
 router = APIRouter(prefix="/v1/workers", tags=["workers"])
 
@@ -15,7 +15,8 @@ router = APIRouter(prefix="/v1/workers", tags=["workers"])
 class Worker(BaseModel):
     """A worker as it was last seen. Memory is the device's; on a CPU the process's and its limit.
 
-    ``outputs_per_s`` is over the last minute, ``counters`` count since the process was started.
+    ``models`` are without those of other tenants. ``outputs_per_s`` is over the last minute,
+    ``counters`` count since the process was started.
     """
 
     model_config = ConfigDict(from_attributes=True)
@@ -35,7 +36,13 @@ class Worker(BaseModel):
 
 
 @router.get("")
-def list_workers(_: Admin, services: Opened) -> list[Worker]:
+def list_workers(caller: Admin, services: Opened) -> list[Worker]:
     """All workers, also those that ended without a word."""
     found = workers.listed(services.engine, within_s=WORKER_SEEN_S)
-    return [Worker.model_validate(worker) for worker in found]
+    with services.engine.begin() as connection:
+        known = {card.name for card in models.list_models(connection, caller.tenant_id)}
+    bodies = [Worker.model_validate(worker) for worker in found]
+    for body in bodies:
+        # A slash is in the names of tenants' own alone.
+        body.models = [name for name in body.models if name in known or "/" not in name]
+    return bodies

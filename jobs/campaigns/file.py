@@ -26,6 +26,7 @@ from jobs.kinds import KINDS, Kind, KindRequest
 from jobs.kinds.values import MAX_SEED, PLACEHOLDER, Stored
 from jobs.problems import BadInputError, Problem, from_validation, nearest
 from jobs.registry.choice import USE_SAYS, Use
+from jobs.trainings.requests import TRAININGS
 
 MAX_CREATIVES = 50
 DEFAULT_KIND = "image"
@@ -103,6 +104,11 @@ class CreativeSpec(BaseModel):
     @field_validator("kind")
     @classmethod
     def _check_kind(cls, kind: str) -> str:
+        if kind in TRAININGS:
+            raise ValueError(
+                f"{kind!r} is a training, not made for each recipient: submit it by itself "
+                "(`presswork train submit`), and name here what it makes"
+            )
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}; {nearest(kind, list(KINDS))}")
         return kind

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
+from jobs.cli import dataset_captions
 from jobs.cli.output import DataOption, JsonFlag, answer, notes, opened
 from jobs.datasets import keeping, reading
 from jobs.datasets.checked import Checked
@@ -26,6 +27,7 @@ commands = typer.Typer(no_args_is_help=True, help="What models are trained on.")
 
 def add_to(app: typer.Typer) -> None:
     """Add ``dataset``."""
+    dataset_captions.add_to(commands)
     app.add_typer(commands, name="dataset")
 
 

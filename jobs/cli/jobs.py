@@ -88,6 +88,24 @@ def cancel(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = Fals
 
 
 @commands.command()
+def pause(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
+    """Pause a single job; a running training stops at its next step, anything else just ends."""
+    with opened(data) as (services, tenant_id):
+        requests.pause_job(services, tenant_id, job_id)
+        view = requests.job(services, tenant_id, job_id)
+    answer(view, as_json=as_json, text=job_summary(view))
+
+
+@commands.command()
+def resume(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
+    """Queue a paused job again; a training goes on from where it stopped."""
+    with opened(data) as (services, tenant_id):
+        requests.resume_job(services, tenant_id, job_id)
+        view = requests.job(services, tenant_id, job_id)
+    answer(view, as_json=as_json, text=job_summary(view))
+
+
+@commands.command()
 def retry(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
     """Queue a failed or cancelled job again; what ended because of it waits for it once more."""
     with opened(data) as (services, tenant_id):
@@ -115,9 +133,11 @@ def fetch(
 
 def job_summary(view: JobView) -> str:
     """The job in a few lines."""
-    text = f"{view.id}: {view.kind}, {view.status.value}, attempt {view.attempts}"
-    if view.cancel_requested and view.status is JobStatus.RUNNING:
-        text += ", to be cancelled"
+    status = view.status.value + (f" ({view.wait_reason})" if view.wait_reason else "")
+    text = f"{view.id}: {view.kind}, {status}, attempt {view.attempts}"
+    if view.status is JobStatus.RUNNING:
+        text += ", to be cancelled" if view.cancel_requested else ""
+        text += ", to be paused" if view.pause_requested else ""
     if view.error:
         text += f"\n  {view.error['code']}: {view.error['message']}"
     for need in view.needs:

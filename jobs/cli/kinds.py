@@ -18,6 +18,7 @@ from jobs.export import CorruptArtifactError, export_job
 from jobs.problems import BadInputError, Problem, nearest
 from jobs.services import Services
 from jobs.submissions import JobSubmission
+from jobs.trainings.requests import TRAININGS
 from storage.lifecycle import FINAL, JobStatus
 from storage.objects import ObjectStoreError
 from storage.views import JobView
@@ -64,11 +65,11 @@ def kinds(
 ) -> None:
     """Show what can be made, each with an example; or try it."""
     with opened(data) as (services, tenant_id):
-        found = _chosen(requests.kinds(services), name)
+        found = _chosen(requests.kinds(services, tenant_id), name)
         if not try_:
-            shown = [_text(kind, with_schema=name is not None) for kind in found]
-            answer(found, as_json=as_json, text="\n\n".join(shown))
+            answer(found, as_json=as_json, text=_texts(found, with_schema=name is not None))
             return
+        found = _to_try(found)
         with ExitStack() as stack:
             folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             trials = list(_trials(services, tenant_id, found, folder, time.monotonic() + wait_s))
@@ -87,11 +88,30 @@ def _chosen(found: list[dict[str, Any]], name: str | None) -> list[dict[str, Any
     return chosen
 
 
+def _to_try(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without trainings: they need a dataset, and hours."""
+    chosen = [kind for kind in found if kind["name"] not in TRAININGS]
+    if not chosen:
+        message = "trainings are not tried: see `presswork train submit`"
+        raise BadInputError(Problem(message, field="--try"))
+    return chosen
+
+
+def _texts(found: list[dict[str, Any]], *, with_schema: bool) -> str:
+    shown = [
+        _text(kind, with_schema=with_schema) for kind in found if kind["name"] not in TRAININGS
+    ]
+    trained = [_text(kind, with_schema=with_schema) for kind in found if kind["name"] in TRAININGS]
+    if shown and trained:
+        shown.append("Trainings, for `presswork train submit`:")
+    return "\n\n".join([*shown, *trained])
+
+
 def _text(kind: dict[str, Any], *, with_schema: bool) -> str:
     lines = [
         f"{kind['name']}: {kind['summary']}",
         f"  makes:     {kind['makes']}",
-        f"  models:    {', '.join(kind['models'])}",
+        f"  models:    {', '.join(kind['models']) or 'none'}",
         f"  templates: {', '.join(kind['templates']) or 'none'}",
     ]
     if kind["inputs"]:

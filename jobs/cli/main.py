@@ -23,6 +23,7 @@ from jobs.cli import (
     retention,
     schedules,
     stack,
+    train,
 )
 from jobs.export import CorruptArtifactError
 from jobs.problems import BadInputError, ConflictError, NotFoundError
@@ -47,6 +48,7 @@ for part in (
     kinds,
     pictures,
     datasets,
+    train,
     schedules,
     files,
     processes,

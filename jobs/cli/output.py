@@ -67,6 +67,11 @@ def answer(value: Any, *, as_json: bool, text: str) -> None:
     typer.echo(json.dumps(_plain(value), ensure_ascii=False, indent=2) if as_json else text)
 
 
+def answer_line(value: Any) -> None:
+    """Print ``value`` as one line of JSON, one of many."""
+    typer.echo(json.dumps(_plain(value), ensure_ascii=False))
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
