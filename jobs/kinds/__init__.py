@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from jobs.kinds.caption import CAPTION
 from jobs.kinds.gan import GAN
 from jobs.kinds.image import IMAGE
 from jobs.kinds.kind import Kind, KindRequest
@@ -14,7 +15,7 @@ from jobs.kinds.vae import VAE
 from jobs.kinds.video import VIDEO
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
-    {kind.name: kind for kind in (GAN, IMAGE, SLIDESHOW, SOUND, SPEECH, TEXT, VAE, VIDEO)}
+    {kind.name: kind for kind in (CAPTION, GAN, IMAGE, SLIDESHOW, SOUND, SPEECH, TEXT, VAE, VIDEO)}
 )
 
 __all__ = ["KINDS", "Kind", "KindRequest"]

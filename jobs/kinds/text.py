@@ -1,5 +1,6 @@
 """The ``text`` kind: words from a prompt recipe, such as a headline, a reply or a summary."""
 
+from operator import not_
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -7,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from jobs.kinds.answers import check_schema
 from jobs.kinds.kind import Kind, KindRequest
 from jobs.kinds.recipes import OPTIONAL, Recipe, check_template, recipes
-from jobs.kinds.values import ModelName, Seed, Stored, check_makes, read_details
+from jobs.kinds.values import AdapterUse, ModelName, Seed, Stored, check_makes, read_details
 from jobs.problems import BadInputError, Problem, nearest
 from storage.models import ModelCard
 
@@ -72,6 +73,15 @@ class TextRequest(KindRequest):
         tuple[Phrase, ...], Field(max_length=8, description="The text ends before any of these.")
     ] = ()
     model: ModelName = "smollm2"
+    # Said only where there are some, since workers of the release before know none.
+    adapters: Annotated[
+        tuple[AdapterUse, ...],
+        Field(
+            max_length=1,
+            exclude_if=not_,
+            description="A LoRA on top of the model, such as for a brand's voice.",
+        ),
+    ] = ()
     temperature: Annotated[
         float | None,
         Field(ge=0, le=2, allow_inf_nan=False, description="0: always the likeliest token."),
@@ -88,6 +98,11 @@ class TextRequest(KindRequest):
         int, Field(ge=1, le=10, description="How often to ask for an answer that is of use.")
     ] = 3
     seed: Seed = None
+
+    @property
+    def uses(self) -> tuple[AdapterUse, ...]:
+        """The adapter on top of the model, if any."""
+        return self.adapters
 
     @field_validator("recipe")
     @classmethod
@@ -209,12 +224,15 @@ def _max_tokens(request: TextRequest, recipe: Recipe, length: str | int | None) 
 
 
 def batch_facts(request: TextRequest) -> dict[str, Any]:
-    """Whether it writes or chooses a label: these are different calls of the model.
+    """Whether it writes or chooses a label, and with which adapter: these are different calls.
 
     All else is each row's own: rows have different prompts, temperatures, limits and schemas, and
     one that is done waits for the others at no cost but its place.
     """
-    return {"answer": "label" if recipes()[request.recipe].labels else "text"}
+    facts: dict[str, Any] = {"answer": "label" if recipes()[request.recipe].labels else "text"}
+    if request.adapters:
+        facts["adapters"] = [[use.name, use.weight] for use in request.adapters]
+    return facts
 
 
 def _problem(field: str, message: str) -> BadInputError:

@@ -60,6 +60,9 @@ PictureFormat = Annotated[
 BANK_DETAIL = "bank"
 """The detail of an adapter's card: whether jobs with it share batches with other adapters'."""
 
+MADE_BY = "made_by"
+"""The detail of a trained model's card that says from what it was made: no kind's own."""
+
 PLACEHOLDER = "placeholder"
 """What stands for a template where the fields around it are checked."""
 
@@ -92,7 +95,9 @@ class BadCardError(BadInputError, ValueError):
 def read_details(card: ModelCard, kind: type[D]) -> D:
     """What only its kind asks of ``card``; BadCardError: it says what such a model cannot have."""
     try:
-        return kind.model_validate(card.details)
+        return kind.model_validate(
+            {name: value for name, value in card.details.items() if name != MADE_BY}
+        )
     except ValidationError as error:
         said = "; ".join(
             f"details.{problem}" if problem.field else f"details: {problem}"
