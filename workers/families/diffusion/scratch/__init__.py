@@ -1,0 +1,1 @@
+"""Text-to-image diffusion from scratch: autoencoder, text encoder and denoiser in turn."""
