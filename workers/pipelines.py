@@ -40,8 +40,10 @@ def check_files(files: Path) -> str:
     return name
 
 
-def load(files: Path, dtype: torch.dtype) -> Any:
+def load(files: Path, dtype: torch.dtype, quantization: Any = None) -> Any:
     """The pipeline in ``files``, still on the CPU; raises as `check_files` does.
+
+    ``quantization`` is diffusers' configuration of it, if its own parts are to be quantized.
 
     Raises:
         WeightsMissingError: a part of it lacks weights. (Of its own parts diffusers says so.)
@@ -60,7 +62,8 @@ def load(files: Path, dtype: torch.dtype) -> Any:
         )
         for part, kind in _encoders(files)
     }
-    pipeline = getattr(diffusers, name).from_pretrained(files, **parts, **options)
+    own = {**options, "quantization_config": quantization} if quantization else options
+    pipeline = getattr(diffusers, name).from_pretrained(files, **parts, **own)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -9,15 +9,11 @@ from typing import Any
 from diffusers.utils import delete_adapter_layers, set_adapter_layers
 
 from workers.families.diffusion.denoiser import Denoiser, sharing
-from workers.family import Adapter
+from workers.family import Adapter, AdapterDoesNotFitError
 from workers.sickness import sickness_of
 
 KEPT = 8
 """How many stay loaded, those in use among them: each costs memory, and a little time per step."""
-
-
-class AdapterDoesNotFitError(ValueError):
-    """The model has no place for the adapter's weights."""
 
 
 class Adapters:

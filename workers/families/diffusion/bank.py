@@ -16,10 +16,9 @@ from torch import Tensor
 
 from jobs.registry.adapters import MAX_BANK_RANK
 from workers.families.diffusion import reading
-from workers.families.diffusion.adapters import AdapterDoesNotFitError
 from workers.families.diffusion.denoiser import Denoiser
 from workers.families.diffusion.reading import NotPlainError, sort_of
-from workers.family import Adapter
+from workers.family import Adapter, AdapterDoesNotFitError
 
 SLOTS = 8
 """How many adapters a call may have. Each costs memory in every layer."""

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from workers.families.diffusion.adapters import AdapterDoesNotFitError, Adapters
+from workers.families.diffusion.adapters import Adapters
 from workers.families.diffusion.bank import SLOTS, Bank
 from workers.families.diffusion.capabilities import Capabilities
 from workers.families.diffusion.denoiser import Denoiser
 from workers.families.diffusion.reading import NotPlainError
 from workers.families.diffusion.swap import Swap
-from workers.family import Adapter, Item
+from workers.family import Adapter, AdapterDoesNotFitError, Item
 
 
 class Wearer(Protocol):

@@ -1,0 +1,1 @@
+"""Adapters for diffusion models: LoRAs of their denoisers, learnt from captioned pictures."""
