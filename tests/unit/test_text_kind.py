@@ -123,6 +123,7 @@ def test_what_a_recipe_or_a_model_cannot_do(
         ({"temperature": 2.1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"tries": 11}, "tries"),
+        ({"adapters": [{"name": "a"}, {"name": "b"}]}, "adapters"),
         ({"json_schema": {"type": "thing"}}, "json_schema"),
         ({"prompt": "x"}, "prompt"),
     ],
@@ -230,6 +231,32 @@ def test_what_shares_a_batch() -> None:
     one = key()
     assert key(recipe="quiz", temperature=1, max_tokens=5, stop=["x"], json_schema=PAIR) == one
     assert key(recipe="sentiment") != one
+
+
+def test_a_voice() -> None:
+    """An adapter and its weight are the whole batch's, which no bank makes the same for others."""
+    card = ModelCard(
+        name="voice",
+        family="causal_lm",
+        kind="adapter",
+        source="dir:/voice",
+        licence="MIT",
+        base=CARD.name,
+        details={"bank": False},
+    )
+    uses = [[{"name": "voice", "weight": weight}] for weight in (1, 0.5)]
+    fields = {"name": "t", "kind": "text", "text": "{{ product }}"}
+    keys = []
+    for each in uses:
+        spec = CreativeSpec.model_validate({**fields, "adapters": each})
+        compiled = compile_creative(spec, TEXT, CARD, [card])
+        request = render(compiled.creative, {"product": "a mug"}, "r", uuid4())
+        assert [use.model_dump() for use in request.uses] == each
+        keys.append(compiled.batch_key)
+        assert TEXT.batch_key(resolved(adapters=each), CARD, [card]) == compiled.batch_key
+    assert len({*keys, TEXT.batch_key(resolved(), CARD)}) == 3
+    # Workers of the release before refuse what they do not know.
+    assert "adapters" not in resolved().model_dump()
 
 
 @pytest.mark.parametrize(

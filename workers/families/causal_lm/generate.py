@@ -19,7 +19,7 @@ from workers.families.causal_lm import labels
 from workers.families.causal_lm.load import Loaded
 from workers.families.causal_lm.prompts import encode, schema_of
 from workers.families.causal_lm.rows import Row
-from workers.family import Context, Item, JobError, Output
+from workers.family import AdapterDoesNotFitError, Context, Item, JobError, Output
 
 LENGTHS_APART = 64
 """Tokens by which prompts of one call may differ whatever their length."""
@@ -28,7 +28,13 @@ LENGTHS_APART = 64
 def generate(
     model: Loaded, items: Sequence[Item], context: Context
 ) -> Iterator[tuple[int, list[Output] | JobError]]:
-    """The answers of ``items``, which all write or all choose a label."""
+    """The answers of ``items``, which all write or all choose a label, with the same adapters."""
+    try:
+        model.adapters.use(model.model, items[0].adapters)
+    except AdapterDoesNotFitError as misfit:
+        failed = JobError("adapter_does_not_fit", str(misfit), retry=False)
+        yield from ((index, failed) for index in range(len(items)))
+        return
     requests: dict[int, TextRequest] = {}
     prompts: dict[int, list[int]] = {}
     for index, item in enumerate(items):

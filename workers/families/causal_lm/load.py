@@ -5,7 +5,7 @@ sandbox, where it can neither import nor change anything, but take its time.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from jobs.kinds.values import read_details
 from jobs.registry.inspection import check_tree
 from storage.models import ModelCard
 from workers import memory, pretrained
+from workers.families.causal_lm.adapters import Adapters
 from workers.family import Device
 from workers.weights import whole
 
@@ -51,6 +52,7 @@ class Loaded:
     context_tokens: int | None
     end_ids: frozenset[int]
     pad_id: int
+    adapters: Adapters = field(default_factory=Adapters)
 
     @cached_property
     def grammar_tokens(self) -> llguidance.LLTokenizer | None:
@@ -76,8 +78,10 @@ class Loaded:
         }
 
 
-def load(files: Path, card: ModelCard, device: Device) -> Loaded:
+def load(files: Path, card: ModelCard, device: Device, **weights: Any) -> Loaded:
     """The model in ``files``, on the device, in the precision that the device decides.
+
+    ``weights`` are arguments of ``from_pretrained`` by which they are kept in another form.
 
     Raises:
         ValueError: unsafe, not whole, no language model, or its card's details are wrong.
@@ -98,11 +102,12 @@ def load(files: Path, card: ModelCard, device: Device) -> Loaded:
         output_loading_info=True,
         # fp32 on a CPU: the same seed gives the same text alone and in a batch. It costs little:
         # smollm2 wrote 22 tokens/s alone and 56 in a batch of 8, in bf16 21 and 82 (one core).
-        dtype=pretrained.dtype_on(device),
+        **{"dtype": pretrained.dtype_on(device), **weights},
         **safe,
     )
-    model = whole(loaded, files)
-    model.eval().to(device.type)
+    model = whole(loaded, files).eval()
+    if "quantization_config" not in weights:  # what is quantized is there already
+        model.to(device.type)
     tokenizer = AutoTokenizer.from_pretrained(files, **safe)
     end_ids = _ids(model.generation_config.eos_token_id) | _ids(tokenizer.eos_token_id)
     pad_id = next(iter(_ids(tokenizer.pad_token_id) or sorted(end_ids) or [0]))
@@ -113,11 +118,17 @@ def load(files: Path, card: ModelCard, device: Device) -> Loaded:
         model,
         tokenizer,
         is_encoder_decoder,
-        _takes_system(tokenizer),
-        getattr(config.get_text_config(), "max_position_embeddings", None),
+        takes_system(tokenizer),
+        context_of(config),
         end_ids,
         pad_id,
     )
+
+
+def context_of(config: Any) -> int | None:
+    """The tokens that there may be in all; None: there is no such limit."""
+    found: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found
 
 
 def unload(model: Loaded) -> None:
@@ -144,7 +155,7 @@ def _plain(given: GenerationConfig, pad_id: int) -> GenerationConfig:
     )
 
 
-def _takes_system(tokenizer: Any) -> bool:
+def takes_system(tokenizer: Any) -> bool:
     """Whether its chat template has a place for a system's message; some raise at one."""
     if not tokenizer.chat_template:
         return False

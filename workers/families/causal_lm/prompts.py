@@ -60,7 +60,7 @@ def _values(model: Loaded, request: TextRequest) -> dict[str, str]:
         "choices": _listed(request.choices),
         "schema": json.dumps(schema, ensure_ascii=False) if schema else "",
     }
-    return {name: _defused(model, value) for name, value in values.items()}
+    return {name: defused(model.tokenizer, value) for name, value in values.items()}
 
 
 def _listed(choices: tuple[str, ...]) -> str:
@@ -68,10 +68,16 @@ def _listed(choices: tuple[str, ...]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _defused(model: Loaded, text: str) -> str:
-    special = {str(token) for token in model.tokenizer.added_tokens_decoder.values()}
-    for token in sorted(special | set(model.tokenizer.all_special_tokens), key=len, reverse=True):
+def defused(tokenizer: Any, text: str) -> str:
+    """The text without what stands for special tokens."""
+    for token in sorted(special_texts(tokenizer), key=len, reverse=True):
         if token.strip():
             # A space, so that what is left on both sides does not make another.
             text = text.replace(token, " ")
     return text
+
+
+def special_texts(tokenizer: Any) -> set[str]:
+    """What stands for special tokens, and for others that were added to the vocabulary."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    return added | set(tokenizer.all_special_tokens)
