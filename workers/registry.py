@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from workers.families.caption import Caption
 from workers.families.causal_lm import CausalLM
 from workers.families.diffusion import Diffusion
 from workers.families.gan import Gan
@@ -13,6 +14,7 @@ from workers.families.video import Video
 from workers.family import Family
 
 FAMILIES: dict[str, Family[Any]] = {
+    "caption": Caption(),
     "causal_lm": CausalLM(),
     "diffusion": Diffusion(),
     "gan": Gan(),

@@ -139,7 +139,7 @@ class Room:
         """What is known of a key, here and in SQL."""
         known = self._known.get(batch_key) or self._new()
         try:
-            kept = batch_sizes.read(self._engine, device=self._sort, batch_key=batch_key)
+            kept = batch_sizes.read(self._engine, device=sort_of(self._device), batch_key=batch_key)
         except DBAPIError as error:
             _log.warning("could not look up the batch size: %s", error.orig)
             kept = Known(None, None)
@@ -165,7 +165,9 @@ class Room:
 
     def _keep_limit(self, size: int) -> None:
         try:
-            batch_sizes.lower(self._engine, device=self._sort, batch_key=self._batch_key, size=size)
+            batch_sizes.lower(
+                self._engine, device=sort_of(self._device), batch_key=self._batch_key, size=size
+            )
         except DBAPIError as error:
             _log.warning("could not keep the batch size: %s", error.orig)
 
@@ -174,14 +176,17 @@ class Room:
         measured = Measured(known.rates, peak, str(torch.__version__))
         try:
             batch_sizes.keep(
-                self._engine, device=self._sort, batch_key=self._batch_key, measured=measured
+                self._engine,
+                device=sort_of(self._device),
+                batch_key=self._batch_key,
+                measured=measured,
             )
         except DBAPIError as error:
             _log.warning("could not keep the rates: %s", error.orig)
 
-    @property
-    def _sort(self) -> str:
-        """Devices of one sort have the same memory, and are as fast in the same precision."""
-        if self._device.type == "cuda":
-            return f"{torch.cuda.get_device_name()} {self._device.dtype}"
-        return f"{self._device.type} x{torch.get_num_threads()} {self._device.dtype}"
+
+def sort_of(device: Device) -> str:
+    """Devices of one sort have the same memory, and are as fast in the same precision."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name()} {device.dtype}"
+    return f"{device.type} x{torch.get_num_threads()} {device.dtype}"

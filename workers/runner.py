@@ -35,6 +35,7 @@ from workers.reuse import Plan, Reuse
 from workers.room import Room
 from workers.sickness import Sickness, released, sickness_of
 from workers.stopping import Pause, wait
+from workers.trainings import Trainings
 from workers.turns import Turns
 from workers.work import Work
 from workers.writer import Writer
@@ -81,6 +82,7 @@ class Runner:
         self._inputs = Inputs(objects, partial(needs.artifacts, engine))
         self._reuse = Reuse(engine)
         self._writer = Writer(objects, {"worker": name, "device": device.type}, stopping)
+        self._trainings = Trainings(settings, engine, objects, device, self._writer, stopping)
         self._room = Room(engine, device, settings.batch_size)
         self._turns = Turns(
             engine,
@@ -236,10 +238,18 @@ class Runner:
         began_s = time.monotonic()
         try:
             with self._pause.working():
-                self._generate(work, nearly_done)
+                if work.is_training:
+                    self._train(work)
+                else:
+                    self._generate(work, nearly_done)
         except Exception as error:  # noqa: BLE001 (ours; it must not leave the batch hanging)
             self._note_own(work, error)
         self._spent.append((work.batch, time.monotonic() - began_s))
+
+    def _train(self, work: Work) -> None:
+        self._residency.clear()  # a training takes all the memory that there is
+        for job in work.batch.jobs:
+            work.decide(self._trainings.run(job, work.held))
 
     def _generate(self, work: Work, nearly_done: Callable[[], None] | None) -> None:
         if not work.plan.items:

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from jobs.trainings.requests import TRAININGS
 from storage.ledger.claim import Batch
 from storage.ledger.finish import Failed, Outcome
 from workers.family import Item
@@ -31,6 +32,11 @@ class Work:
     def decide(self, outcome: Outcome) -> None:
         """Keep what became of a job."""
         self.outcomes[outcome.job_id] = outcome
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is a training, which no other job shares a batch with."""
+        return any(job.kind in TRAININGS for job in self.batch.jobs)
 
     @property
     def lost_device(self) -> bool:

@@ -61,6 +61,11 @@ ENDPOINTS = [
     ("GET", f"/v1/jobs/{NOWHERE}"),
     ("POST", f"/v1/jobs/{NOWHERE}/cancel"),
     ("POST", f"/v1/jobs/{NOWHERE}/retry"),
+    ("POST", f"/v1/jobs/{NOWHERE}/pause"),
+    ("POST", f"/v1/jobs/{NOWHERE}/resume"),
+    ("GET", f"/v1/jobs/{NOWHERE}/events"),
+    ("GET", f"/v1/jobs/{NOWHERE}/events/stream"),
+    ("GET", f"/v1/jobs/{NOWHERE}/events/1/files/0"),
     ("GET", "/v1/kinds"),
     ("GET", "/v1/models"),
     ("POST", "/v1/models"),
@@ -80,6 +85,7 @@ ENDPOINTS = [
     ("GET", "/v1/datasets"),
     ("GET", "/v1/datasets/mugs"),
     ("DELETE", "/v1/datasets/mugs"),
+    ("POST", "/v1/trainings/estimate"),
     ("POST", "/v1/schedules"),
     ("GET", "/v1/schedules"),
     ("GET", f"/v1/schedules/{NOWHERE}"),
@@ -100,7 +106,7 @@ def test_the_list_of_endpoints_is_complete(client: TestClient) -> None:
     named = {
         (method, re.sub(r"/(jobs|campaigns|artifacts|schedules)/0[^/]*", r"/\1/{}", path))
         for method, path in [
-            (method, path.replace("lists/spring.csv", "{}").replace("mugs", "{}"))
+            (method, re.sub("lists/spring.csv|mugs|(?<=/)[01](?=/|$)", "{}", path))
             for method, path in ENDPOINTS
         ]
     }
@@ -172,7 +178,7 @@ def test_what_belongs_to_another_tenant_does_not_exist(
         missing = check(client, 404, method, path, headers=theirs, json=schedule())
         assert hidden["detail"].replace(real.split("/")[3], NOWHERE) == missing["detail"]
         tried += 1
-    assert tried == 15
+    assert tried == 20
     assert client.get(f"/v1/campaigns/{campaign_id}").json()["status"] == "finished"
     assert client.get(job["artifacts"][0]["url"]).status_code == 307
     assert client.get(f"/v1/schedules/{ids['schedules']}").json()["paused_at"] is None

@@ -20,6 +20,7 @@ from jobs.kinds.image import ImageRequest
 from jobs.services import Services
 from jobs.settings import Settings
 from jobs.standalone import ports
+from jobs.trainings.requests import TRAININGS
 from storage.ledger import cancel
 from tests.integration.doors import (
     IMAGE_JOB,
@@ -73,6 +74,7 @@ def test_a_job_is_accepted_and_can_be_polled(client: TestClient, services: Servi
         "priority": -3,
         "attempts": 0,
         "cancel_requested": False,
+        "pause_requested": False,
         "wait_reason": None,
         "error": None,
         "created_at": None,
@@ -102,11 +104,14 @@ def test_a_submitted_job_wakes_a_worker(client: TestClient, services: Services) 
 def test_every_kind_has_an_example_that_works(client: TestClient) -> None:
     """Each kind comes with its schema and models, and its example is accepted as it stands."""
     kinds = client.get("/v1/kinds").json()
-    assert [kind["name"] for kind in kinds] == list(KINDS)
-    for kind in kinds:
+    assert [kind["name"] for kind in kinds] == [*KINDS, *TRAININGS]
+    for kind in kinds[: len(KINDS)]:
         assert kind["schema"] == KINDS[kind["name"]].Request.model_json_schema()
         assert kind["default_model"] in kind["models"]
         assert client.post("/v1/jobs", json=kind["example"]).status_code == 202
+    for kind in kinds[len(KINDS) :]:
+        assert kind["schema"] == TRAININGS[kind["name"]].model_json_schema()
+        assert TRAININGS[kind["name"]].model_validate(kind["example"]["request"])
 
 
 def test_a_finished_job_has_its_artifact(client: TestClient, services: Services) -> None:
@@ -226,6 +231,24 @@ def test_a_finished_job_cannot_be_cancelled(client: TestClient, services: Servic
         "not possible: it is succeeded",
     )
     assert client.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
+
+
+def test_a_job_is_paused_and_resumed(client: TestClient, services: Services) -> None:
+    """Each answers with the job; where there is nothing to resume it is a conflict."""
+    job_id = submitted(client)["id"]
+    paused = client.post(f"/v1/jobs/{job_id}/pause")
+    told = (paused.status_code, paused.json()["status"], paused.json()["wait_reason"])
+    assert told == (200, "waiting", "pause")
+    assert client.post(f"/v1/jobs/{job_id}/pause").json() == paused.json()
+    resumed = client.post(f"/v1/jobs/{job_id}/resume")
+    assert (resumed.status_code, resumed.json()["status"]) == (202, "queued")
+    problem = (409, "not possible: it is queued, not paused")
+    assert detail(client, "POST", f"/v1/jobs/{job_id}/resume") == problem
+    claimed(services)
+    running = client.post(f"/v1/jobs/{job_id}/pause").json()
+    assert (running["status"], running["pause_requested"]) == ("running", True)
+    assert detail(client, "POST", f"/v1/jobs/{NOWHERE}/pause")[0] == 404
+    assert detail(client, "POST", f"/v1/jobs/{NOWHERE}/resume")[0] == 404
 
 
 def test_a_failed_job_can_be_tried_again(client: TestClient, services: Services) -> None:

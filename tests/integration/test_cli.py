@@ -21,6 +21,7 @@ from jobs.cli.progress import watch
 from jobs.kinds import KINDS
 from jobs.services import Services
 from jobs.standalone import Servers, ports
+from jobs.trainings.requests import TRAININGS
 from storage import database, tenants
 from storage.ledger import cancel, fanout
 from tests.integration.doors import (
@@ -160,11 +161,15 @@ def test_waiting_shows_how_far_it_is(
 
 
 def test_a_job(run: Run, services: Services, tmp_path: Path) -> None:
-    """Submit, status, cancel and retry answer with the job."""
+    """Submit, status, pause, resume, cancel and retry answer with the job."""
     file = write(tmp_path / "job.json", json.dumps(IMAGE_JOB))
     job = run("job", "submit", file, "--json").document
     assert (job["kind"], job["status"]) == ("image", "queued")
     assert run("job", "status", job["id"], "--json").document == job
+    assert run("job", "pause", job["id"], "--json").document["wait_reason"] == "pause"
+    said = run("job", "status", job["id"]).out
+    assert said == f"{job['id']}: image, waiting (pause), attempt 0\n"
+    assert run("job", "resume", job["id"], "--json").document["status"] == "queued"
     assert run("job", "cancel", job["id"], "--json").document["status"] == "cancelled"
     assert run("job", "retry", job["id"], "--json").document["status"] == "queued"
     made = succeed(services, claimed(services))
@@ -193,8 +198,8 @@ def test_a_job_as_the_api_shows_it(run: Run, services: Services, tmp_path: Path)
 def test_kinds(run: Run, tmp_path: Path) -> None:
     """Every kind comes with an example that works as it stands."""
     kinds = run("kinds", "--json").document
-    assert [kind["name"] for kind in kinds] == list(KINDS)
-    for kind in kinds:
+    assert [kind["name"] for kind in kinds] == [*KINDS, *TRAININGS]
+    for kind in kinds[: len(KINDS)]:
         file = write(tmp_path / "example.json", json.dumps(kind["example"]))
         assert run("job", "submit", file, "--json").document["kind"] == kind["name"]
     assert '"prompt"' in run("kinds").out
@@ -243,7 +248,7 @@ def test_names_that_nobody_could_type(run: Run, engine: Engine, name: str) -> No
         ),
         (
             '{"kind": "image", "request": {"prompt": "x", "model": "y"}}',
-            "{file}: request.model: unknown model 'y'; known: debug-diffusion",
+            "{file}: request.model: unknown model 'y'; known: debug-caption",
         ),
         (
             '{"kind": "image", "request": {"prompt": "x", "size": "9x8"}}',
@@ -297,6 +302,8 @@ def test_a_bad_campaign_file(
         ["job", "status"],
         ["job", "cancel"],
         ["job", "retry"],
+        ["job", "pause"],
+        ["job", "resume"],
         ["campaign", "status"],
         ["campaign", "cancel"],
         ["campaign", "export", "--out", "{out}"],
@@ -449,7 +456,7 @@ def test_every_command_has_help(run: Run) -> None:
     """`--help` works everywhere, and says what each of the promised commands does."""
     commands = [
         *(f"campaign {name}" for name in ("submit", "status", "list", "export", "cancel")),
-        *(f"job {name}" for name in ("submit", "status", "cancel", "retry")),
+        *(f"job {name}" for name in ("submit", "status", "pause", "resume", "cancel", "retry")),
         *("kinds", "tenant add", "doctor", "migrate"),
         *(f"model {name}" for name in ("add", "list", "show", "check", "retire")),
     ]

@@ -1,6 +1,7 @@
 """A language model that comes as GGUF is registered as safetensors."""
 
 from pathlib import Path
+from uuid import UUID
 
 import gguf
 import numpy as np
@@ -58,7 +59,7 @@ def tiny(path: Path, *, without: str = "") -> Path:
     return path
 
 
-def test_it_is_turned_into_safetensors(services: Services, tmp_path: Path) -> None:
+def test_it_is_turned_into_safetensors(services: Services, tenant_id: UUID, tmp_path: Path) -> None:
     """Once, when it is added: the bucket has what transformers loads, and which file it was."""
     file = tiny(tmp_path / "tiny.gguf")
     spec = ModelSpec(name="tiny", source=f"dir:{tmp_path}", licence="MIT", family="causal_lm")
@@ -69,7 +70,7 @@ def test_it_is_turned_into_safetensors(services: Services, tmp_path: Path) -> No
     digest = sha256_hex(file.read_bytes())
     assert card.details == {"sha256": {"tiny.gguf": digest}}
     assert services.objects.size(model_key(digest)) is None
-    assert keeping.check(services, "tiny") == []
+    assert keeping.check(services, tenant_id, "tiny") == []
 
     write(tmp_path / "tiny.gguf", file.read_bytes()[:200])
     with pytest.raises(BadInputError, match=r"tiny\.gguf: could not be turned into safetensors"):

@@ -107,16 +107,17 @@ def test_licences_follow(services: Services, tenant_id: UUID, engine: Engine) ->
     execute(
         engine,
         "UPDATE artifacts SET facts = jsonb_build_object("
-        "'licence', 'CC-BY-NC-4.0 AND MIT', 'attribution', jsonb_build_array('Ada'))",
+        "'licence', 'CC-BY-NC-4.0 AND MIT', 'attribution', jsonb_build_array('Ada', E'Bob\\nAda'))",
     )
     with engine.begin() as connection:
-        card = models.BUILT_IN["debug-diffusion"]
-        models.add(connection, replace(card, name="free", licence="CC-BY-NC-4.0", commercial=False))
-    execute(engine, "UPDATE jobs SET request = jsonb_set(request, '{model}', '\"free\"')")
+        card = replace(models.BUILT_IN["debug-diffusion"], licence="MIT AND Apache-2.0")
+        free = replace(card, name="default/free", tenant_id=tenant_id)
+        models.add(connection, replace(free, licence="CC-BY-NC-4.0", commercial=False))
+    execute(engine, "UPDATE jobs SET request = jsonb_set(request, '{model}', '\"default/free\"')")
     (refusal,) = refusals(services, tenant_id, pictures=[f"job:{picture}"])
     assert refusal == (
-        f"request.pictures[0]: job {picture}: the licence of 'free' (CC-BY-NC-4.0) forbids "
-        "commercial use of what it made: say `use: internal` if nobody earns by it"
+        f"request.pictures[0]: job {picture}: the licence of 'default/free' (CC-BY-NC-4.0) "
+        "forbids commercial use of what it made: say `use: internal` if nobody earns by it"
     )
     submission = JobSubmission(
         kind="case-clip", request={"pictures": [f"job:{picture}"]}, use="internal"
@@ -126,8 +127,8 @@ def test_licences_follow(services: Services, tenant_id: UUID, engine: Engine) ->
     given = Input(b"", made.media_type, made.sha256, made.licence, made.attribution)
     request = ImageRequest(prompt="x", seed=1)
     facts = facts_of(Item(clip, request, {"pictures": [given]}), card)
-    assert facts["licence"] == "Apache-2.0 AND CC-BY-NC-4.0 AND MIT"
-    assert facts["attribution"] == ["Ada"]
+    assert facts["licence"] == "MIT AND Apache-2.0 AND CC-BY-NC-4.0"
+    assert facts["attribution"] == ["Ada", "Bob"]
 
 
 def test_limits(services: Services, tenant_id: UUID, monkeypatch: pytest.MonkeyPatch) -> None:

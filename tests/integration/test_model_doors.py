@@ -214,6 +214,7 @@ def test_problems_over_http(client: TestClient, engine: Engine, tmp_path: Path) 
 def test_an_administrators_key(run: Run, settings: Settings) -> None:
     """The command makes one, and only when it is asked to."""
     keys = [run("tenant", "add", "acme", *options).out.strip() for options in ([], ["--admin"])]
-    for key, status in zip(keys, (403, 404), strict=True):
+    for key, status in zip(keys, (403, 409), strict=True):
         with served(settings, key) as client:
-            assert client.post("/v1/models/nobody/retire").status_code == status
+            assert client.post("/v1/models/debug-gan/retire").status_code == status
+            assert client.post("/v1/models/nobody/retire").status_code == 404

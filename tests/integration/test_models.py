@@ -322,7 +322,7 @@ def test_registered_models(engine: Engine) -> None:
         assert models.find(connection, "mine") == mine
         assert models.find(connection, "yours") is None
         listed = [*models.BUILT_IN.values(), mine]
-        assert models.list_models(connection) == sorted(listed, key=lambda card: card.name)
+        assert models.list_models(connection, None) == sorted(listed, key=lambda card: card.name)
         for taken in (mine, DEBUG):
             with pytest.raises(DuplicateModelError):
                 models.add(connection, taken)

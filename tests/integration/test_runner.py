@@ -14,7 +14,7 @@ from jobs.maintenance.orphans import collect_orphans
 from jobs.problems import BadInputError
 from jobs.services import Services
 from jobs.standalone import ports
-from storage import models, objects
+from storage import models, objects, tenants
 from storage.ledger import cancel, claim, recover
 from storage.objects import ObjectStore
 from tests.integration.batches import NAME, Generating, jobs, make_one_by_one, submit
@@ -199,14 +199,32 @@ def test_a_model_whose_licence_has_ended(
     (job_id,) = submit(services, tenant_id, {})
     with engine.begin() as connection:
         card = models.BUILT_IN["debug-diffusion"]
-        models.add(connection, replace(card, name="lent", licence_until=date(2020, 1, 1)))
+        lent = replace(card, name="default/lent", tenant_id=tenant_id)
+        models.add(connection, replace(lent, licence_until=date(2020, 1, 1)))
         connection.execute(
-            text("UPDATE jobs SET request = jsonb_set(request, '{model}', '\"lent\"')")
+            text("UPDATE jobs SET request = jsonb_set(request, '{model}', '\"default/lent\"')")
         )
     assert make_runner().run_next()
     assert jobs(engine) == {job_id: ("failed", 1, "licence_ended")}
-    with pytest.raises(BadInputError, match="the licence of 'lent' ended on 2020-01-01"):
+    with pytest.raises(BadInputError, match="the licence of 'default/lent' ended on 2020-01-01"):
         requests.retry_job(services, tenant_id, job_id)
+
+
+def test_a_model_of_another_tenant(
+    services: Services, tenant_id: UUID, engine: Engine, make_runner: Callable[..., Runner]
+) -> None:
+    """A job that has passed no door makes nothing with it, nor does it harm those that may."""
+    card = models.BUILT_IN["debug-diffusion"]
+    with engine.begin() as connection:
+        acme = tenants.ensure(connection, "acme")
+        models.add(connection, replace(card, name="acme/mugs", tenant_id=acme))
+    (good,) = submit(services, acme, {"model": "acme/mugs"})
+    (bad,) = submit(services, acme, {"model": "acme/mugs"})
+    execute(engine, "UPDATE jobs SET tenant_id = :other WHERE id = :id", other=tenant_id, id=bad)
+    runner = make_runner()
+    while runner.run_next():
+        pass
+    assert jobs(engine) == {good: ("succeeded", 1, None), bad: ("failed", 1, "unknown_model")}
 
 
 def test_a_bug_of_ours_leaves_no_batch_hanging(

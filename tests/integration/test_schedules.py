@@ -280,7 +280,7 @@ def test_a_schedule_is_removed(services: Services, tenant_id: UUID) -> None:
     [
         (
             {"model": "x"},
-            "campaign.model: unknown model 'x'; known: debug-diffusion",
+            "campaign.model: unknown model 'x'; known: debug-caption",
         ),
         (
             {"creatives": [{"name": "hero", "prompt": "{{ product | x }}"}]},

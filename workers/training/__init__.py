@@ -1,0 +1,1 @@
+"""Trainings: the loop that all share, what it keeps, and what it shows."""
