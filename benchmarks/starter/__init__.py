@@ -1,0 +1,1 @@
+"""How good the starter model is, by a judge: ``python -m benchmarks.starter``."""
