@@ -365,3 +365,5 @@ def test_the_licence_of_a_dataset() -> None:
     (problem,) = licence_problems(spec(licence="CC-BY-4.0"))
     assert (problem.field, "author" in problem.message) == ("attribution", True)
     assert not list(licence_problems(spec(licence="CC-BY-4.0", attribution="Ada")))
+    (problem,) = licence_problems(spec(licence="CC-BY-ND-4.0", attribution="Ada"))
+    assert "nothing may be trained on it" in str(problem)

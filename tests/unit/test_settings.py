@@ -233,6 +233,13 @@ def test_pools(stack: Path, shell: pytest.MonkeyPatch, given: str, pools: tuple[
     assert load(stack).pools == pools
 
 
+def test_trackers(stack: Path, shell: pytest.MonkeyPatch) -> None:
+    """There are none, unless some are asked for, each named once."""
+    assert load(stack).tracker_names == ()
+    set_all(shell, {"PRESSWORK_TRACKERS": "mlflow, wandb,mlflow"})
+    assert load(stack).tracker_names == ("mlflow", "wandb")
+
+
 def test_given_values_go_before_the_environment(shell: pytest.MonkeyPatch) -> None:
     """`from_environment` takes what it is given and leaves only the rest to the shell."""
     set_all(shell, {**S3_OF_THE_SHELL, "PRESSWORK_TENANT": "shell", "PRESSWORK_POOL": "shell"})
@@ -253,6 +260,7 @@ def test_given_values_go_before_the_environment(shell: pytest.MonkeyPatch) -> No
         ("PRESSWORK_POOL", "gpu,,cpu"),
         ("PRESSWORK_BATCH_SIZE", "many"),
         ("PRESSWORK_LINK_S", str(8 * 86400)),
+        ("PRESSWORK_TRACKERS", "wandb, mlfow"),
     ],
 )
 def test_a_value_that_cannot_be_used(
