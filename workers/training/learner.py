@@ -14,8 +14,6 @@ from jobs.trainings.requests import Optimizer, Schedule, TrainingRequest
 State = dict[str, Any]
 """What is no tensor of a learner's state; JSON can hold it."""
 
-_LEAST_RATE = 0.0
-
 
 @dataclass(frozen=True)
 class Rate:
@@ -38,7 +36,7 @@ class Rate:
             case "constant":
                 return self.peak
             case "linear":
-                return self.peak * max(1 - done, _LEAST_RATE)
+                return self.peak * max(1 - done, 0)
             case "cosine":
                 return self.peak * 0.5 * (1 + math.cos(math.pi * min(done, 1)))
 

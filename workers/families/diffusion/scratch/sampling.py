@@ -77,14 +77,7 @@ class Sampler:
         device = next(judge.parameters()).device
         found = judge.items(judges.as_tensor(pictures).to(device)).cpu().numpy()
         right = [
-            background_of(picture) == colour
+            compositions.background_of(picture) == colour
             for picture, colour in zip(pictures, colours, strict=True)
         ]
         return Score(float((found == items).mean()), float(np.mean(right)))
-
-
-def background_of(picture: Image.Image) -> str:
-    """The name of the background's colour: the nearest to the median of the picture's border."""
-    pixels = np.asarray(picture)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return compositions.nearest(np.median(border, axis=0).astype(np.uint8))
