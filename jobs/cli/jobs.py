@@ -1,6 +1,7 @@
 """``presswork job``."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -65,6 +66,20 @@ def read_submission(path: Path) -> JobSubmission:
         return submissions.parse_job(decode(raw, name), name)
 
 
+def _change(
+    change: Callable[[Services, UUID, UUID], object],
+    job_id: UUID,
+    data: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Change a job, and show what it is now."""
+    with opened(data) as (services, tenant_id):
+        change(services, tenant_id, job_id)
+        view = requests.job(services, tenant_id, job_id)
+    answer(view, as_json=as_json, text=job_summary(view))
+
+
 def _wait(services: Services, tenant_id: UUID, job_id: UUID) -> None:
     while requests.job(services, tenant_id, job_id).status not in FINAL:
         time.sleep(LOOK_S)
@@ -81,37 +96,25 @@ def status(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = Fals
 @commands.command()
 def cancel(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
     """Cancel a job; one that is running stops between two steps."""
-    with opened(data) as (services, tenant_id):
-        requests.cancel_job(services, tenant_id, job_id)
-        view = requests.job(services, tenant_id, job_id)
-    answer(view, as_json=as_json, text=job_summary(view))
+    _change(requests.cancel_job, job_id, data, as_json=as_json)
 
 
 @commands.command()
 def pause(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
     """Pause a single job; a running training stops at its next step, anything else just ends."""
-    with opened(data) as (services, tenant_id):
-        requests.pause_job(services, tenant_id, job_id)
-        view = requests.job(services, tenant_id, job_id)
-    answer(view, as_json=as_json, text=job_summary(view))
+    _change(requests.pause_job, job_id, data, as_json=as_json)
 
 
 @commands.command()
 def resume(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
     """Queue a paused job again; a training goes on from where it stopped."""
-    with opened(data) as (services, tenant_id):
-        requests.resume_job(services, tenant_id, job_id)
-        view = requests.job(services, tenant_id, job_id)
-    answer(view, as_json=as_json, text=job_summary(view))
+    _change(requests.resume_job, job_id, data, as_json=as_json)
 
 
 @commands.command()
 def retry(job_id: IdArgument, data: DataOption = None, as_json: JsonFlag = False) -> None:
     """Queue a failed or cancelled job again; what ended because of it waits for it once more."""
-    with opened(data) as (services, tenant_id):
-        requests.retry_job(services, tenant_id, job_id)
-        view = requests.job(services, tenant_id, job_id)
-    answer(view, as_json=as_json, text=job_summary(view))
+    _change(requests.retry_job, job_id, data, as_json=as_json)
 
 
 @commands.command()
